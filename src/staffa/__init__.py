@@ -1,0 +1,1 @@
+"""Staffa: tens of thousands of JAX sampling experiments, and an archive to ask."""

@@ -1,0 +1,117 @@
+"""What one trial is called and how it can end.
+
+A trial's name is the digest of what it computes: the experiment's reference
+and options, the parameters in canonical form, the replicate. Neither its
+place in the campaign nor the code enters: a campaign may grow or be reordered
+and every finished trial keeps its name.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from staffa.errors import ConfigError
+
+DIGEST_BYTES = 16
+"""128 bits: a collision among 1e6 trials has probability 1.5e-27."""
+
+Scalar = bool | int | float | str
+
+
+class Outcome(enum.IntEnum):
+    """How a trial ended; the number is what stands in the store's `status` array."""
+
+    MISSING = 0
+    """Nothing was committed (the array's fill value)."""
+    OK = 1
+    """Data stand in the store and every floating-point output is finite."""
+    NAN = 2
+    """Data stand in the store and hold a NaN or an infinity."""
+    RAISED = 3
+    """The experiment raised; no data."""
+    TIMEOUT = 4
+    """The trial ran past `execution.timeout`; no data."""
+    KILLED = 5
+    """The trial took its process down; no data."""
+    PADDING = 255
+    """No trial: the row only fills up a shard."""
+
+    @property
+    def has_data(self) -> bool:
+        return self in (Outcome.OK, Outcome.NAN)
+
+    @property
+    def failed(self) -> bool:
+        return self in (Outcome.RAISED, Outcome.TIMEOUT, Outcome.KILLED)
+
+    @property
+    def word(self) -> str:
+        return self.name.lower()
+
+
+def canonical(value: Any) -> str:
+    """Write a value so that equal values, and only they, give equal text.
+
+    Keys are sorted; `1` and `1.0` differ (their type is declared by how they are
+    written); `-0.0` is `0.0`. Raises `ConfigError` for what has no canonical
+    form (NaN, infinities, objects).
+    """
+    if isinstance(value, bool) or value is None:
+        return json.dumps(value)
+    if isinstance(value, int):
+        return str(int(value))
+    if isinstance(value, float):
+        return _canonical_float(value)
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=True)
+    if isinstance(value, Mapping):
+        items = sorted((str(k), v) for k, v in value.items())
+        return "{" + ",".join(f"{json.dumps(k)}:{canonical(v)}" for k, v in items) + "}"
+    if isinstance(value, Sequence):
+        return "[" + ",".join(canonical(v) for v in value) + "]"
+    raise ConfigError(f"{value!r} ({type(value).__name__}) cannot be part of a trial's identity")
+
+
+def _canonical_float(value: float) -> str:
+    if not math.isfinite(value):
+        raise ConfigError(f"{value!r} cannot be a parameter", "use a finite number")
+    return repr(float(value) + 0.0)
+
+
+def digests(
+    experiment: str,
+    names: Sequence[str],
+    rows: Iterable[Sequence[str | None]],
+    replicates: Iterable[int],
+) -> Iterator[bytes]:
+    """Name trials in bulk.
+
+    Arguments:
+    - `experiment`: canonical text of the experiment's reference and options.
+    - `names`: parameter names, sorted.
+    - `rows`: for each trial the canonical texts of its parameters, in the order of
+      `names`; None where the trial has no such parameter.
+    - `replicates`: for each trial its replicate.
+    """
+    start = hashlib.sha256(f'{{"experiment":{experiment},"parameters":{{'.encode())
+    keys = [json.dumps(name) + ":" for name in names]
+    for row, replicate in zip(rows, replicates, strict=True):
+        body = ",".join([key + text for key, text in zip(keys, row, strict=True) if text is not None])
+        state = start.copy()
+        state.update(f'{body}}},"replicate":{replicate}}}'.encode())
+        yield state.digest()[:DIGEST_BYTES]
+
+
+def digest(
+    reference: str, options: Mapping[str, Any], parameters: Mapping[str, Scalar], replicate: int = 0
+) -> str:
+    """Name one trial: 32 hexadecimal characters."""
+    names = sorted(parameters)
+    row = [canonical(parameters[name]) for name in names]
+    experiment = canonical({"options": dict(options), "use": reference})
+    return next(digests(experiment, names, [row], [replicate])).hex()
