@@ -61,12 +61,14 @@ def canonical(value: Any) -> str:
     written); `-0.0` is `0.0`. Raises `ConfigError` for what has no canonical
     form (NaN, infinities, objects).
     """
+    if isinstance(value, float):  # first: millions of sampled parameters come this way
+        if math.isfinite(value):
+            return repr(float(value) + 0.0)
+        raise ConfigError(f"{value!r} cannot be a parameter", "use a finite number")
     if isinstance(value, bool) or value is None:
         return json.dumps(value)
     if isinstance(value, int):
         return str(int(value))
-    if isinstance(value, float):
-        return _canonical_float(value)
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=True)
     if isinstance(value, Mapping):
@@ -77,41 +79,49 @@ def canonical(value: Any) -> str:
     raise ConfigError(f"{value!r} ({type(value).__name__}) cannot be part of a trial's identity")
 
 
-def _canonical_float(value: float) -> str:
-    if not math.isfinite(value):
-        raise ConfigError(f"{value!r} cannot be a parameter", "use a finite number")
-    return repr(float(value) + 0.0)
+def experiment_text(reference: str, options: Mapping[str, Any]) -> str:
+    """The canonical text of what is run: the experiment's reference name and its options."""
+    return canonical({"options": dict(options), "use": reference})
+
+
+def parameter_texts(name: str, values: Iterable[Scalar]) -> list[bytes]:
+    """A parameter with each of some values, as it stands in the bytes that are hashed."""
+    key = json.dumps(name)
+    return [f"{key}:{canonical(value)}".encode() for value in values]
 
 
 def digests(
-    experiment: str,
-    names: Sequence[str],
-    rows: Iterable[Sequence[str | None]],
-    replicates: Iterable[int],
+    experiments: Sequence[str],
+    codes: Iterable[int],
+    parameters: Iterable[bytes],
+    replicates: Sequence[int],
 ) -> Iterator[bytes]:
-    """Name trials in bulk.
+    """Name trials in bulk: every point with every replicate, the replicate varying fastest.
 
     Arguments:
-    - `experiment`: canonical text of the experiment's reference and options.
-    - `names`: parameter names, sorted.
-    - `rows`: for each trial the canonical texts of its parameters, in the order of
-      `names`; None where the trial has no such parameter.
-    - `replicates`: for each trial its replicate.
+    - `experiments`: the distinct canonical texts of experiments, see `experiment_text`.
+    - `codes`: for each point the place of its experiment in `experiments`.
+    - `parameters`: for each point its parameters: `parameter_texts` of each that
+      it has, sorted by name, joined by commas.
+    - `replicates`: the replicates of every point.
+
+    What is hashed is the canonical text of
+    `{"experiment": ..., "parameters": {...}, "replicate": ...}`.
     """
-    start = hashlib.sha256(f'{{"experiment":{experiment},"parameters":{{'.encode())
-    keys = [json.dumps(name) + ":" for name in names]
-    for row, replicate in zip(rows, replicates, strict=True):
-        body = ",".join([key + text for key, text in zip(keys, row, strict=True) if text is not None])
-        state = start.copy()
-        state.update(f'{body}}},"replicate":{replicate}}}'.encode())
-        yield state.digest()[:DIGEST_BYTES]
+    starts = [hashlib.sha256(f'{{"experiment":{text},"parameters":{{'.encode()) for text in experiments]
+    tails = [f'}},"replicate":{int(replicate)}}}'.encode() for replicate in replicates]
+    for code, body in zip(codes, parameters, strict=True):
+        start = starts[code]
+        for tail in tails:
+            state = start.copy()
+            state.update(body + tail)
+            yield state.digest()[:DIGEST_BYTES]
 
 
 def digest(
     reference: str, options: Mapping[str, Any], parameters: Mapping[str, Scalar], replicate: int = 0
 ) -> str:
     """Name one trial: 32 hexadecimal characters."""
-    names = sorted(parameters)
-    row = [canonical(parameters[name]) for name in names]
-    experiment = canonical({"options": dict(options), "use": reference})
-    return next(digests(experiment, names, [row], [replicate])).hex()
+    texts = [parameter_texts(name, [parameters[name]])[0] for name in sorted(parameters)]
+    experiment = experiment_text(reference, options)
+    return next(digests([experiment], [0], [b",".join(texts)], [replicate])).hex()

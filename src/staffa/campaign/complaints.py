@@ -1,0 +1,138 @@
+"""pydantic's validation errors, said to the person who wrote the file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from staffa.campaign.layers import Address, Origin, Tree, dotted, nearest, shortened
+from staffa.campaign.model import SCHEDULED
+from staffa.errors import ConfigError, near
+
+BRANCHES = ((SCHEDULED,), ("off",))
+
+
+@dataclass(frozen=True)
+class Complaint:
+    """One thing that is wrong, where it was written, and what was probably meant."""
+
+    origin: Origin
+    field: str
+    text: str
+    hint: str
+
+    def __str__(self) -> str:
+        return f"{self.origin}: {self.field}: {self.text}"
+
+
+def refusal(complaints: Iterable[Complaint]) -> ConfigError:
+    """One error for all complaints: each on its line, hints behind them unless there is only one."""
+    listed = sorted(
+        complaints, key=lambda complaint: (complaint.origin.file or "", complaint.origin.line or 0)
+    )
+    if len(listed) == 1:
+        return ConfigError(str(listed[0]), listed[0].hint)
+    lines = [f"{complaint} ({complaint.hint})" if complaint.hint else str(complaint) for complaint in listed]
+    return ConfigError("\n".join(lines), f"mend these {len(lines)} lines")
+
+
+def complaints(error: ValidationError, tree: Tree, model: type[BaseModel], origin: Origin) -> list[Complaint]:
+    """Translate what pydantic says about `model` validated against `tree`.
+
+    Arguments:
+    - `origin`: blamed for what is missing altogether.
+    """
+    return [_complaint(item, tree, model, origin) for item in error.errors(include_url=False)]
+
+
+def _complaint(item: ErrorDetails, tree: Tree, model: type[BaseModel], origin: Origin) -> Complaint:
+    address = _address(item)
+    context: Mapping[str, Any] = item.get("ctx", {})
+    hint = context.get("hint") or _hint(item, address, model)
+    return Complaint(nearest(tree, address) or origin, dotted(address), _text(item, context), hint)
+
+
+def _address(item: ErrorDetails) -> Address:
+    if field := item.get("ctx", {}).get("field"):
+        return tuple(str(field).split("."))
+    loc = tuple(part for part in item["loc"] if part != "[key]")
+    # pydantic names the branch of a union as if it were a field
+    return (*loc[:2], *loc[3:]) if loc[:2] == ("archive", "every") and loc[2:3] in BRANCHES else loc
+
+
+def _hint(item: ErrorDetails, address: Address, model: type[BaseModel]) -> str:
+    if item["type"] == "extra_forbidden":
+        return _meant(address, model)
+    if item["type"] == "literal_error" and isinstance(item["input"], str):
+        return near(item["input"], re.findall(r"'([^']+)'", item["ctx"]["expected"]))
+    above = _model_at(address[:-1], model)
+    field = above.model_fields.get(address[-1]) if above and address else None
+    return (field.description or "") if field else ""
+
+
+def _meant(address: Address, model: type[BaseModel]) -> str:
+    """What an unknown key was probably meant to be: a near name, or the same name in another section."""
+    homes = [dotted(known) for known in _fields(model, ()) if known[-1] == address[-1]]
+    if len(homes) == 1:
+        return f"did you mean '{homes[0]}'?"
+    above = _model_at(address[:-1], model)
+    return near(address[-1], above.model_fields) if above else ""
+
+
+def _fields(model: type[BaseModel], above: Address) -> Iterator[Address]:
+    for name, field in model.model_fields.items():
+        yield (*above, name)
+        if inner := _model_in(field.annotation):
+            yield from _fields(inner, (*above, name))
+
+
+def _model_at(address: Address, model: type[BaseModel]) -> type[BaseModel] | None:
+    here: type[BaseModel] | None = model
+    for part in address:
+        field = here.model_fields.get(part) if here else None
+        here = _model_in(field.annotation) if field else None
+    return here
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((model for part in get_args(annotation) if (model := _model_in(part))), None)
+
+
+def _text(item: ErrorDetails, context: Mapping[str, Any]) -> str:
+    kind, value = item["type"], shortened(item.get("input"))
+    if kind in ("clash", "channel"):
+        return item["msg"]
+    if kind == "value_error":
+        return f"{value} {context['error']}"
+    if phrase := _PHRASES.get(kind):
+        return phrase.format(value=value, **context)
+    return f"{value} {item['msg']}" if kind in ("automatic", "every") else f"{value}: {item['msg']}"
+
+
+_PHRASES = {
+    "missing": "is missing",
+    "extra_forbidden": "unknown key",
+    "int_type": "{value} is not an integer",
+    "int_from_float": "{value} is not an integer",
+    "int_parsing": "{value} is not an integer",
+    "float_type": "{value} is not a number",
+    "finite_number": "{value} is not a finite number",
+    "bool_type": "{value} is not true or false",
+    "string_type": "{value} is not text",
+    "string_too_short": "{value} is not a name",
+    "model_type": "{value} is not a mapping",
+    "dict_type": "{value} is not a mapping",
+    "tuple_type": "{value} is not a list",
+    "string_pattern_mismatch": "{value} does not match {pattern}",
+    "literal_error": "{value} is not {expected}",
+    "greater_than_equal": "{value} must be at least {ge:g}",
+    "greater_than": "{value} must be more than {gt:g}",
+    "less_than_equal": "{value} must be at most {le:g}",
+}

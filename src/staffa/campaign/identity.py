@@ -1,0 +1,83 @@
+"""The names of all trials of a campaign: see `staffa.trial.digest` for what a name is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import repeat
+
+import numpy as np
+import numpy.typing as npt
+
+from staffa.campaign.points import ABSENT, Column, Points
+from staffa.trial import DIGEST_BYTES, digests, parameter_texts
+
+EXPERIMENT = "experiment."
+"""Parameters of this prefix are options of the experiment and named within its text."""
+
+STRETCH = 65_536
+"""Points whose texts stand in memory at one time."""
+
+Codes = npt.NDArray[np.int32]
+
+
+def name_trials(
+    points: Points, replicates: int, experiment_texts: Sequence[str], experiment_codes: Codes
+) -> npt.NDArray[np.uint8]:
+    """Digests of all trials: (points x replicates, 16) bytes, the replicate varying fastest.
+
+    Arguments:
+    - `experiment_texts`: canonical texts of the experiments, see `staffa.trial.experiment_text`.
+    - `experiment_codes`: (points,) the place of each point's experiment in them.
+    """
+    columns = [column for column in points.columns if not column.name.startswith(EXPERIMENT)]
+    columns.sort(key=lambda column: column.name)
+    found = digests(
+        experiment_texts, experiment_codes.tolist(), _bodies(columns, points.length), range(replicates)
+    )
+    names = np.fromiter(found, dtype=f"S{DIGEST_BYTES}", count=points.length * replicates)
+    return names.view(np.uint8).reshape(-1, DIGEST_BYTES)
+
+
+def _bodies(columns: Sequence[Column], length: int) -> Iterator[bytes]:
+    """The parameters of each point in canonical form."""
+    if not columns:
+        yield from repeat(b"", length)
+        return
+    writers = [_writer(column) for column in columns]
+    gaps = any(bool((column.codes == ABSENT).any()) for column in columns)
+    for start in range(0, length, STRETCH):
+        rows = zip(*(write(start) for write in writers), strict=True)
+        yield from (b",".join(filter(None, row)) for row in rows) if gaps else map(b",".join, rows)
+
+
+def _writer(column: Column) -> Callable[[int], list[bytes]]:
+    """A function that writes a parameter for a stretch of points, nothing where it is absent."""
+    few = _texts(column, range(len(column.values))) if len(column.values) <= STRETCH else None
+
+    def write(start: int) -> list[bytes]:
+        codes = column.codes[start : start + STRETCH]
+        if few is not None:
+            return [few[code] for code in codes.tolist()]
+        used, places = np.unique(codes, return_inverse=True)
+        texts = _texts(column, used[used != ABSENT].tolist())
+        shift = int(used[0] == ABSENT)  # then place 0 becomes -1, the empty text at the end
+        return [texts[place] for place in (places - shift).tolist()]
+
+    return write
+
+
+def _texts(column: Column, codes: Sequence[int]) -> list[bytes]:
+    """The texts of some values; the empty one behind the last stands for an absent parameter."""
+    return [*parameter_texts(column.name, map(column.values.__getitem__, codes)), b""]
+
+
+def find_duplicates(digests: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+    """Trials that are the same trial: (k, 2) pairs of the first index and a later one, in order."""
+    words = np.ascontiguousarray(digests).view(np.uint64)
+    order = np.lexsort((words[:, 1], words[:, 0]))
+    ranked = words[order]
+    repeated = np.zeros(len(order), dtype=bool)
+    repeated[1:] = (ranked[1:] == ranked[:-1]).all(axis=1)
+    run = np.maximum.accumulate(np.where(repeated, 0, np.arange(len(order))))
+    pairs = np.stack([order[run[repeated]], order[repeated]], axis=1)
+    return pairs[np.argsort(pairs[:, 1])]

@@ -1,0 +1,320 @@
+"""The declaration of a campaign as typed, frozen models: what may be said, and what is meant by default.
+
+Every field carries its description: it is what a complaint shows as a hint and
+what the JSON schema offers an editor. Space blocks and an experiment's options
+are only shaped here; what they may hold is judged by `space` and the registry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PlainValidator,
+    StrictBool,
+    Tag,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from staffa.campaign.quantities import duration, size
+from staffa.errors import near
+from staffa.seeds import CHANNELS, SeedPack
+
+SCHEDULED = "scheduled"
+"""Name of the branch `archive.every: {…}` in pydantic's error locations; never part of a dotted path."""
+
+
+def _integer(value: Any) -> Any:
+    """Refuse what pydantic would quietly take for an integer: `yes`, '5'."""
+    if isinstance(value, bool | str):
+        raise PydanticCustomError("int_type", "")
+    return value
+
+
+def _real(value: Any) -> Any:
+    if isinstance(value, bool | str):
+        raise PydanticCustomError("float_type", "")
+    return value
+
+
+def _automatic(value: Any) -> Any:
+    if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+        return value
+    raise PydanticCustomError("automatic", "is neither auto nor an integer of at least 1")
+
+
+def _off(value: Any) -> str:
+    # YAML 1.1 reads a bare `off` as false
+    if value is False or value == "off":
+        return "off"
+    raise PydanticCustomError("every", "is neither off nor a mapping such as {trials: 1000, minutes: 10}")
+
+
+def _is_scheduled(value: Any) -> str:
+    return SCHEDULED if isinstance(value, Mapping | EveryConfig) else "off"
+
+
+def _channel(name: str) -> str:
+    if name not in CHANNELS:
+        raise PydanticCustomError("channel", "no such channel", {"hint": near(name, CHANNELS)})
+    return name
+
+
+def _clash(field: str, complaint: str) -> PydanticCustomError:
+    """Two fields that do not go together; `field` is the one to look at first."""
+    return PydanticCustomError("clash", "{complaint}", {"field": field, "complaint": complaint})
+
+
+Natural = Annotated[int, Field(ge=0), BeforeValidator(_integer)]
+Count = Annotated[int, Field(ge=1), BeforeValidator(_integer)]
+Real = Annotated[float, BeforeValidator(_real)]
+Automatic = Annotated[
+    Literal["auto"] | int,
+    PlainValidator(_automatic, json_schema_input_type=Literal["auto"] | Annotated[int, Field(ge=1)]),
+]
+Duration = Annotated[float, BeforeValidator(duration, json_schema_input_type=float | str)]
+Size = Annotated[int, Field(gt=0), BeforeValidator(size, json_schema_input_type=int | str)]
+Channel = Annotated[str, AfterValidator(_channel)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TitleConfig(_Section):
+    """Section `campaign`: what the campaign is called. Its folder is `<version>_<name>`."""
+
+    name: str = Field(
+        pattern=r"^[A-Za-z][A-Za-z0-9._-]*$",
+        description="Name of the campaign: a letter, then letters, digits, '.', '_' or '-'.",
+    )
+    version: str = Field(
+        "v1.0",
+        pattern=r"^v\d+(\.\d+)*$",
+        description="Version such as v1.0; raise it to run a changed campaign beside the old one.",
+    )
+    description: str = Field("", description="One sentence for people who find the results later.")
+    tags: tuple[str, ...] = Field((), description="Words to find the campaign by.")
+
+
+class ExperimentConfig(BaseModel):
+    """Section `experiment`: which experiment, and its options.
+
+    Every key but `use` is an option of the experiment's class, checked against its signature at plan.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    use: str = Field(
+        min_length=1,
+        description="The experiment: `model.py:Walk` relative to the campaign file, or a plug-in's name.",
+    )
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Every key but `use`."""
+        return dict(self.model_extra or {})
+
+
+class SamplingConfig(_Section):
+    """Section `sampling`: how many steps each trial takes and which of them are kept."""
+
+    draws: Count | None = Field(
+        None,
+        description="Draws kept per trial, such as 1000; leave out (null) for an experiment of one shot.",
+    )
+    thin: Count = Field(1, description="Steps per kept draw; raise it when neighbouring draws are too alike.")
+    discard: Natural = Field(0, description="First draws that are computed and not kept.")
+    warmup: Natural = Field(0, description="Steps of `adapt` before the first draw.")
+
+
+class SeedsConfig(_Section):
+    """Section `seeds`: where randomness starts. Trials fold their own key from it and their identity."""
+
+    global_seed: Natural = Field(0, description="The one seed; change it for an independent repetition.")
+    pinned: dict[Channel, Natural] = Field(
+        default_factory=dict,
+        description=f"Channels given by hand, to vary one thing alone: {', '.join(CHANNELS)}.",
+    )
+
+    def pack(self) -> SeedPack:
+        """The seeds as the other rooms take them."""
+        return SeedPack(self.global_seed, dict(self.pinned))
+
+
+class BackoffConfig(_Section):
+    """Section `execution.retries.backoff`: the n-th retry waits `initial * factor**n`, shaken by `jitter`."""
+
+    initial: Duration = Field(30.0, description="Wait before the first retry, such as 30s.")
+    factor: Real = Field(
+        2.0, ge=1, allow_inf_nan=False, description="Growth of the wait from retry to retry."
+    )
+    jitter: Real = Field(0.1, ge=0, le=1, description="Random share of the wait, 0 to 1: retries spread out.")
+    maximum: Duration = Field(3600.0, description="Longest wait, such as 1h.")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> BackoffConfig:
+        if self.maximum < self.initial:
+            field = "execution.retries.backoff.maximum"
+            text = f"{self.maximum:g} s is less than execution.retries.backoff.initial: {self.initial:g} s"
+            raise _clash(field, text)
+        return self
+
+
+class RetriesConfig(_Section):
+    """Section `execution.retries`: what happens after a failure."""
+
+    limit: Natural = Field(3, description="Retries of a failed trial before it is quarantined; 0 for none.")
+    backoff: BackoffConfig = Field(BackoffConfig(), description="How long retries wait: initial, factor, …")
+
+
+class ExecutionConfig(_Section):
+    """Section `execution`: how the work is cut and carried out. Nothing here changes a trial's identity."""
+
+    segments: Count = Field(
+        1,
+        description="Pieces the draws are cut into, a checkpoint after each; raise it for trials of hours.",
+    )
+    batch: Automatic = Field(
+        "auto", description="Trials computed and written together: auto (from bytes per trial) or a number."
+    )
+    width: Automatic = Field(
+        "auto",
+        description="Lanes of one vmap call: auto (from device memory) or a number that divides the batch.",
+    )
+    retries: RetriesConfig = Field(
+        RetriesConfig(), description="What happens after a failure: limit, backoff."
+    )
+    timeout: Annotated[Duration, Field(gt=0)] | None = Field(
+        None, description="Longest time a trial may take, such as 2h; null for no limit."
+    )
+    patience: Duration = Field(
+        600.0, description="How long the driver waits for a full disk or lost workers before it gives up."
+    )
+    window: Count = Field(3, description="Batches in flight per worker; raise it if workers wait for work.")
+    x64: StrictBool = Field(False, description="Double precision in JAX: true or false.")
+    prng: Literal["threefry2x32", "rbg", "unsafe_rbg"] = Field(
+        "threefry2x32", description="JAX's generator; rbg is faster on TPUs and needs `vectorize: map`."
+    )
+    vectorize: Literal["auto", "vmap", "map", "off"] = Field(
+        "auto",
+        description="How a batch runs: auto (as the experiment says), vmap, map (lanes one by one) or off.",
+    )
+    workers: Count | None = Field(None, description="Local worker processes; null for one per core.")
+
+    @model_validator(mode="after")
+    def _generator_fits(self) -> ExecutionConfig:
+        if self.prng != "threefry2x32" and self.vectorize == "vmap":
+            text = f"'{self.prng}' keys differ under execution.vectorize: vmap; use map"
+            raise _clash("execution.prng", text)
+        return self
+
+    @model_validator(mode="after")
+    def _width_fits(self) -> ExecutionConfig:
+        batch, width = self.batch, self.width
+        if isinstance(batch, int) and isinstance(width, int) and batch % width:
+            raise _clash("execution.width", f"{width} does not divide execution.batch: {batch}")
+        return self
+
+
+class StorageConfig(_Section):
+    """Section `storage`: where and how data are written."""
+
+    root: str = Field("runs", min_length=1, description="Folder that holds the campaigns' folders.")
+    compression: Literal["zstd", "none"] = Field(
+        "zstd", description="Codec of the hot store; none where the disk outruns the processor."
+    )
+    level: Annotated[int, Field(ge=1, le=22), BeforeValidator(_integer)] = Field(
+        1, description="Level of compression, 1 (fast) to 22 (small)."
+    )
+
+
+class EveryConfig(_Section):
+    """Section `archive.every`: when ripe parts are looked for during a run, whichever comes first."""
+
+    trials: Count | None = Field(1000, description="After so many settled trials; null to go by time alone.")
+    minutes: Annotated[Real, Field(gt=0, allow_inf_nan=False)] | None = Field(
+        10.0, description="After so many minutes; null to go by trials alone."
+    )
+
+
+class ArchiveConfig(_Section):
+    """Section `archive`: the Parquet archive the campaign cools into."""
+
+    partition_by: tuple[str, ...] = Field(
+        (),
+        description="Columns whose values become folders of the archive; few values each, such as [sampler].",
+    )
+    part_size: Size = Field(256 * 1024**2, description="Largest size of one Parquet file, such as 256MiB.")
+    every: Annotated[
+        Annotated[
+            Literal["off"], BeforeValidator(_off, json_schema_input_type=Literal["off", False]), Tag("off")
+        ]
+        | Annotated[EveryConfig, Tag(SCHEDULED)],
+        Discriminator(_is_scheduled),
+    ] = Field(EveryConfig(), description="Sealing during a run: {trials: 1000, minutes: 10}, or off.")
+    prune: Literal["never", "verified"] = Field(
+        "never", description="Whether hot data go once their archived rows are verified: never or verified."
+    )
+
+
+class ClusterConfig(_Section):
+    """Section `cluster`: the machine. It usually has a file of its own, `cluster_configs/<name>.yaml`."""
+
+    kind: Literal["local"] = Field("local", description="What starts the workers: local.")
+    workers: Count | None = Field(None, description="Worker processes; null for `execution.workers`.")
+    memory: Size | None = Field(
+        None, description="Memory per worker, such as 4GiB; null to share the machine's."
+    )
+    dashboard: StrictBool = Field(True, description="Whether the Dask dashboard is served: true or false.")
+    dashboard_port: Annotated[int, Field(ge=0, le=65535), BeforeValidator(_integer)] = Field(
+        8787, description="Port of the dashboard; 0 for any free one."
+    )
+
+
+class CampaignConfig(_Section):
+    """A whole campaign, as declared after all tiers have been merged."""
+
+    campaign: TitleConfig = Field(description="What the campaign is called: {name: walk}.")
+    experiment: ExperimentConfig = Field(
+        description="Which experiment: {use: model.py:Walk}, and its options."
+    )
+    space: tuple[dict[str, Any], ...] = Field(
+        (),
+        description="Blocks whose product is the parameter space, such as [{grid: {temperature: [1, 2]}}].",
+    )
+    duplicates: Literal["refuse", "merge"] = Field(
+        "refuse", description="What to do when the space names a point twice: refuse or merge."
+    )
+    replicates: Count = Field(1, description="Trials per point of the space, each with a key of its own.")
+    sampling: SamplingConfig = Field(SamplingConfig(), description="Draws per trial, thinning, warm-up.")
+    seeds: SeedsConfig = Field(SeedsConfig(), description="Where randomness starts.")
+    execution: ExecutionConfig = Field(ExecutionConfig(), description="How the work is cut and carried out.")
+    storage: StorageConfig = Field(StorageConfig(), description="Where and how data are written.")
+    archive: ArchiveConfig = Field(ArchiveConfig(), description="The Parquet archive.")
+    cluster: ClusterConfig = Field(ClusterConfig(), description="The machine.")
+
+    @model_validator(mode="after")
+    def _segments_fit(self) -> CampaignConfig:
+        draws, segments = self.sampling.draws, self.execution.segments
+        if draws is not None and draws % segments:
+            raise _clash("execution.segments", f"{segments} does not divide sampling.draws: {draws}")
+        return self
+
+
+class ProfileConfig(_Section):
+    """A file `profiles/<name>.yaml`: a named set of values for one kind of work, such as a smoke test."""
+
+    name: str = Field("", description="Name of the profile.")
+    description: str = Field("", description="What the profile is for.")
+    workload: str = Field("", description="The kind of work it suits, such as smoke or production.")
+    tags: tuple[str, ...] = Field((), description="Words to find the profile by.")
+    set: dict[str, Any] = Field(default_factory=dict, description="Values, in the shape of a campaign file.")

@@ -1,0 +1,460 @@
+"""What will run, before anything does: trials, groups, batches, parts.
+
+The plan is frozen with the workspace (`metadata/plan-<generation>.json`): workers and later
+drivers read it, nobody computes it twice. Everything that can be refused is refused here.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from staffa.campaign.identity import find_duplicates, name_trials
+from staffa.campaign.model import CampaignConfig
+from staffa.campaign.points import Column, Points
+from staffa.campaign.space import Space
+from staffa.errors import ConfigError, near
+from staffa.experiment.protocol import RESERVED, Output, Sampling, Schema
+from staffa.trial import Scalar, canonical, experiment_text
+
+BATCH_BYTES = 8 << 20
+BATCH_TRIALS = 2048
+"""A batch is as many trials as fill 8 MiB, 2,048 at most: the size at which the cost of a task,
+a receipt and a handful of files is spread thin (DESIGN section 7)."""
+FEWEST_BATCHES = 16
+SMALLEST_BATCH = 64
+"""Small campaigns get smaller batches, so that there is work for several workers and something
+to see on the way; below 64 trials the files per trial would outweigh it."""
+PLAIN_BATCH = 512
+"""Trials of a batch of plain Python experiments: bounds files per trial, whatever a trial takes."""
+PLAIN_SECONDS = 300.0
+"""… unless the pilot trial says that such a batch would take longer than this."""
+PART_FLOOR = 20 << 20
+PARTS = 8
+PARTITIONS = 10_000
+"""Arrow's own limit for a sane archive."""
+
+Describe = Callable[["Group"], Schema]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Trials that share one program and one archive partition."""
+
+    name: str
+    sampler: str
+    """The experiment's reference, as the archive's column `sampler` shows it."""
+    experiment: dict[str, Any]
+    """The experiment block with the space's dotted paths filled in."""
+    static: dict[str, Scalar]
+    traced: dict[str, str]
+    """Declared types of the parameters the program takes."""
+    partition: dict[str, Scalar | None]
+    trials: int
+    batch: int
+    outputs: tuple[Output, ...] = ()
+    coords: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    state_bytes: int = 0
+    vectorize: str = "vmap"
+
+    @property
+    def batches(self) -> int:
+        return math.ceil(self.trials / self.batch)
+
+    def size(self, batch: int) -> int:
+        """Trials in a batch: the last one may have fewer than the rest."""
+        return min(self.batch, self.trials - batch * self.batch)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A fixed run of batches that becomes one Parquet file a table."""
+
+    name: str
+    group: int
+    first: int
+    last: int
+    """One past the last batch."""
+
+    def batches(self) -> range:
+        return range(self.first, self.last)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A generation of a campaign, frozen."""
+
+    generation: int
+    trials: int
+    merged: int
+    """Duplicated points that were merged away."""
+    seed: int
+    """Seed of the `trials` channel."""
+    code: str
+    """Digest of the code snapshot."""
+    sampling: Sampling
+    x64: bool
+    prng: str
+    width: str | int
+    timeout: float | None
+    compression: str
+    level: int
+    parameters: tuple[tuple[str, str], ...]
+    """All parameters of the campaign with their declared types."""
+    partition_by: tuple[str, ...]
+    groups: tuple[Group, ...]
+    parts: tuple[Part, ...]
+
+    @property
+    def batches(self) -> int:
+        return sum(group.batches for group in self.groups)
+
+    @property
+    def programs(self) -> int:
+        """Distinct programs to compile (width apart)."""
+        return len({canonical([g.experiment, g.static, g.traced, g.vectorize, g.batch]) for g in self.groups})
+
+    def outputs(self) -> tuple[Output, ...]:
+        """All outputs of all groups, each once."""
+        found: dict[str, Output] = {}
+        for group in self.groups:
+            for output in group.outputs:
+                found.setdefault(output.name, output)
+        return tuple(found.values())
+
+    def dumps(self) -> str:
+        return json.dumps(asdict(self), separators=(",", ":"))
+
+    @classmethod
+    def loads(cls, text: str) -> Plan:
+        fields = json.loads(text)
+        fields["sampling"] = Sampling(**fields["sampling"])
+        fields["groups"] = tuple(_group(values) for values in fields["groups"])
+        fields["parts"] = tuple(Part(**values) for values in fields["parts"])
+        fields["parameters"] = tuple((name, kind) for name, kind in fields["parameters"])
+        fields["partition_by"] = tuple(fields["partition_by"])
+        return cls(**fields)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The trials of a plan, column by column, in campaign order; replicates vary fastest."""
+
+    points: Points
+    replicates: int
+    digests: npt.NDArray[np.uint8]
+    """(trials, 16)."""
+    kept: npt.NDArray[np.int64]
+    """Rows of points x replicates that are trials (all, unless duplicates were merged)."""
+    group: npt.NDArray[np.int32]
+
+    def members(self, group: int) -> npt.NDArray[np.int64]:
+        """Positions in `kept` of a group's trials."""
+        return np.flatnonzero(self.group == group)
+
+    def replicate(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        return np.asarray(self.kept[positions] % self.replicates, np.int64)
+
+    def column(self, name: str, positions: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+        """Values of a parameter; None (in an object array) where a trial has no such parameter."""
+        found = next(column for column in self.points.columns if column.name == name)
+        codes = found.codes[self.kept[positions] // self.replicates]
+        if found.type == "str" or (codes < 0).any():
+            values = np.array([*found.values, None], dtype=object)
+            return values[codes]
+        dtype = {"int": np.int64, "float": np.float64, "bool": np.bool_}[found.type]
+        return np.array(found.values, dtype=dtype)[codes]
+
+
+def unfold(config: CampaignConfig, code: str, describe: Describe, vectorize: Callable[[dict[str, Any]], tuple[str, tuple[str, ...]]]) -> tuple[Plan, Rows]:
+    """Unfold a campaign into its plan.
+
+    Arguments:
+    - `code`: digest of the workflow's code.
+    - `describe`: finds out what a group's program records (`experiment.perform.describe`).
+    - `vectorize`: for an experiment block, how its batches run and which parameters are static.
+    """
+    pack = config.seeds.pack()
+    points = Space(config.space, pack.channel("space")).expand()
+    blocks, block_codes = _experiments(config, points)
+    trials = Points(tuple(c for c in points.columns if not c.name.startswith("experiment.")), points.length)
+    _check_names(trials)
+    digests = name_trials(points, config.replicates, [_identity(block) for block in blocks], block_codes)
+    kept = _without_duplicates(config, digests, points)
+    modes = [vectorize(block) for block in blocks]
+    partition_by = config.archive.partition_by
+    sampled = _with_sampler(points, blocks, block_codes)
+    _check_partition(partition_by, sampled)
+    codes, keys = _group_codes(sampled, trials, blocks, block_codes, modes, partition_by)
+    point_group = codes[kept // config.replicates]
+    rows = Rows(points, config.replicates, digests[kept], kept, point_group.astype(np.int32))
+    counts = np.bincount(point_group, minlength=len(keys))
+    drafts = [
+        _draft(number, key, blocks, modes, trials, partition_by, sampled, int(counts[number]))
+        for number, key in enumerate(keys)
+    ]
+    described = _described(drafts, describe)
+    _check_outputs([group for group, _ in described], trials)
+    groups = tuple(_with_batch(config, group, schema, len(kept)) for group, schema in described)
+    sampling = Sampling(
+        config.sampling.draws, config.sampling.thin, config.sampling.discard, config.sampling.warmup,
+        config.execution.segments,
+    )
+    _check_modes(config, groups, sampling)
+    plan = Plan(
+        generation=0, trials=len(kept), merged=len(digests) - len(kept), seed=pack.channel("trials"), code=code,
+        sampling=sampling, x64=config.execution.x64, prng=config.execution.prng, width=config.execution.width,
+        timeout=config.execution.timeout, compression=config.storage.compression, level=config.storage.level,
+        parameters=tuple((c.name, c.type) for c in points.columns if c.name != "experiment.use"),
+        partition_by=partition_by, groups=groups, parts=tuple(_parts(config, groups, sampling)),
+    )
+    return plan, rows
+
+
+def group_parameters(plan: Plan, rows: Rows, number: int) -> dict[str, npt.NDArray[Any]]:
+    """The parameter columns that a group's hot store keeps beside its data."""
+    positions = rows.members(number)
+    columns = {name: rows.column(name, positions) for name, _ in plan.parameters}
+    present = {name: values for name, values in columns.items() if not _absent(values)}
+    return {**present, "replicate": rows.replicate(positions)}
+
+
+def bytes_per_trial(group: Group, draws: int | None) -> int:
+    """Bytes of recorded outputs, uncompressed."""
+    return sum(_itemsize(o.dtype) * o.size for o in group.outputs) * max(draws or 1, 1)
+
+
+def _absent(values: npt.NDArray[Any]) -> bool:
+    return values.dtype == object and all(value is None for value in values[:1])
+
+
+def _group(values: dict[str, Any]) -> Group:
+    outputs = tuple(Output(**{**o, "shape": tuple(o["shape"]), "dims": tuple(o["dims"])}) for o in values.pop("outputs"))
+    coords = {name: tuple(found) for name, found in values.pop("coords").items()}
+    return Group(outputs=outputs, coords=coords, **values)
+
+
+def _experiments(config: CampaignConfig, points: Points) -> tuple[list[dict[str, Any]], npt.NDArray[np.int32]]:
+    """The distinct experiment blocks the space makes, and each point's block."""
+    base = {"use": config.experiment.use, **config.experiment.options}
+    swept = [column for column in points.columns if column.name.startswith("experiment.")]
+    if not swept:
+        return [base], np.zeros(points.length, np.int32)
+    stacked = np.stack([column.codes for column in swept], axis=1)
+    combos, codes = np.unique(stacked, axis=0, return_inverse=True)
+    blocks = []
+    for combo in combos:
+        block = json.loads(json.dumps(base))
+        for column, code in zip(swept, combo, strict=True):
+            if code >= 0:
+                _set(block, column.name.split(".")[1:], column.values[code], column.name)
+        blocks.append(block)
+    return blocks, codes.reshape(-1).astype(np.int32)
+
+
+def _set(block: dict[str, Any], path: list[str], value: Scalar, field: str) -> None:
+    for name in path[:-1]:
+        block = block.setdefault(name, {})
+        if not isinstance(block, dict):
+            raise ConfigError(f"space: {field}: {name!r} is not a block in the experiment", "check the dotted path")
+    block[path[-1]] = value
+
+
+def _identity(block: Mapping[str, Any]) -> str:
+    return experiment_text(str(block["use"]), {key: value for key, value in block.items() if key != "use"})
+
+
+def _check_names(trials: Points) -> None:
+    for column in trials.columns:
+        if column.name in RESERVED:
+            raise ConfigError(f"space: {column.name!r} is a column the archive uses itself", "rename the parameter")
+
+
+def _without_duplicates(config: CampaignConfig, digests: npt.NDArray[np.uint8], points: Points) -> npt.NDArray[np.int64]:
+    pairs = find_duplicates(digests)
+    if not len(pairs):
+        return np.arange(len(digests), dtype=np.int64)
+    if config.duplicates == "refuse":
+        first, second = (int(i) // config.replicates for i in pairs[0])
+        raise ConfigError(
+            f"space: point {second} repeats point {first}: {points.row(first)} ({len(pairs)} duplicated trials in all)",
+            "write `duplicates: merge` to run each once, or `replicates:` for independent repetitions",
+        )
+    keep = np.ones(len(digests), bool)
+    keep[pairs[:, 1]] = False
+    return np.flatnonzero(keep)
+
+
+def _with_sampler(points: Points, blocks: Sequence[Mapping[str, Any]], codes: npt.NDArray[np.int32]) -> Points:
+    names = [str(block["use"]) for block in blocks]
+    distinct = list(dict.fromkeys(names))
+    sampler = Column("sampler", "str", tuple(distinct), np.array([distinct.index(n) for n in names], np.int32)[codes], False)
+    others = tuple(c for c in points.columns if c.name != "experiment.use")
+    return Points((sampler, *others), points.length)
+
+
+def _check_partition(partition_by: Sequence[str], points: Points) -> None:
+    from staffa.storage.archive import check_partition_text
+
+    known = {column.name: column for column in points.columns}
+    values = 1
+    for name in partition_by:
+        if name not in known:
+            raise ConfigError(f"archive.partition_by: {name!r} is not a parameter of the space", near(name, known))
+        column = known[name]
+        values *= len(column.values)
+        if column.continuous:
+            raise ConfigError(
+                f"archive.partition_by: {name!r} is sampled from a continuous range ({len(column.values)} values)",
+                "partition by a parameter with a few listed values",
+            )
+        for value in column.values:
+            check_partition_text(name, value)
+    if values > PARTITIONS:
+        raise ConfigError(
+            f"archive.partition_by: {list(partition_by)} makes {values} partitions; more than {PARTITIONS} are refused",
+            "leave out the column with the most values",
+        )
+
+
+def _group_codes(
+    sampled: Points, trials: Points, blocks: Sequence[Any], block_codes: npt.NDArray[np.int32],
+    modes: Sequence[tuple[str, tuple[str, ...]]], partition_by: Sequence[str],
+) -> tuple[npt.NDArray[np.int64], list[npt.NDArray[np.int32]]]:
+    """Number the groups in order of first appearance; one key (a point's index) for each."""
+    keys = [block_codes]
+    for column in trials.columns:
+        keys.append((column.codes < 0).astype(np.int32))
+        if _is_static(column, modes):
+            keys.append(column.codes)
+    keys += [column.codes for column in sampled.columns if column.name in partition_by]
+    combined = np.zeros(len(block_codes), np.int64)
+    for key in keys:
+        _, dense = np.unique(key, return_inverse=True)
+        combined = combined * (int(dense.max(initial=0)) + 1) + dense.reshape(-1)
+        _, combined = np.unique(combined, return_inverse=True)
+    _, first, codes = np.unique(combined, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    rank = np.empty(len(order), np.int64)
+    rank[order] = np.arange(len(order))
+    return rank[codes.reshape(-1)], [np.asarray([first[i], block_codes[first[i]]], np.int32) for i in order]
+
+
+def _is_static(column: Column, modes: Sequence[tuple[str, tuple[str, ...]]]) -> bool:
+    compiled = [static for mode, static in modes if mode != "off"]
+    return bool(compiled) and (column.type == "str" or any(column.name in static for static in compiled))
+
+
+def _draft(
+    number: int, key: npt.NDArray[np.int32], blocks: Sequence[dict[str, Any]],
+    modes: Sequence[tuple[str, tuple[str, ...]]], trials: Points, partition_by: Sequence[str], sampled: Points, count: int,
+) -> Group:
+    point, block = int(key[0]), int(key[1])
+    mode, static_names = modes[block]
+    values = trials.row(point)
+    types = {column.name: str(column.type) for column in trials.columns}
+    for name in static_names:
+        if mode != "off" and name not in values and name not in types:
+            raise ConfigError(
+                f"static = {static_names!r}: {name!r} is not a parameter of the space", near(name, types) or "add it to the space"
+            )
+    static = {n: v for n, v in values.items() if mode != "off" and (n in static_names or types[n] == "str")}
+    traced = {n: types[n] for n in values if n not in static}
+    row = sampled.row(point)
+    return Group(
+        name=f"g{number}", sampler=str(blocks[block]["use"]), experiment=blocks[block], static=static, traced=traced,
+        partition={name: row.get(name) for name in partition_by}, trials=count, batch=1, vectorize=mode,
+    )
+
+
+def _described(drafts: Sequence[Group], describe: Describe) -> list[tuple[Group, Schema]]:
+    """Describe each program once, however many groups share it."""
+    memo: dict[str, Schema] = {}
+    found = []
+    for group in drafts:
+        key = canonical([group.experiment, group.static, group.traced])
+        if key not in memo:
+            memo[key] = describe(group)
+        schema = memo[key]
+        found.append((replace(
+            group, outputs=schema.outputs, coords=dict(schema.coords), state_bytes=schema.state_bytes), schema))
+    return found
+
+
+def _check_outputs(groups: Sequence[Group], trials: Points) -> None:
+    parameters = {column.name for column in trials.columns}
+    kinds: dict[str, tuple[Group, Output]] = {}
+    for group in groups:
+        for output in group.outputs:
+            if output.name in parameters:
+                raise ConfigError(
+                    f"{output.name!r} is both a parameter of the space and an output of {group.sampler}", "rename one"
+                )
+            other, known = kinds.setdefault(output.name, (group, output))
+            if (known.dtype, len(known.shape), known.table) != (output.dtype, len(output.shape), output.table):
+                raise ConfigError(
+                    f"output {output.name!r} is {known.dtype} with {len(known.shape)} axes in {other.sampler}, "
+                    f"but {output.dtype} with {len(output.shape)} axes in {group.sampler}",
+                    "one archive has one type for a column: rename one of them",
+                )
+
+
+def _with_batch(config: CampaignConfig, group: Group, schema: Schema, total: int) -> Group:
+    asked = config.execution.batch
+    size = int(asked) if asked != "auto" else _auto_batch(group, schema, config.sampling.draws, total)
+    if asked == "auto" and config.execution.width != "auto":
+        size = math.ceil(size / int(config.execution.width)) * int(config.execution.width)
+    whole = 1 << max(group.trials - 1, 0).bit_length()
+    if config.execution.width != "auto":
+        whole = max(whole, int(config.execution.width))
+    return replace(group, batch=min(size, whole))
+
+
+def _auto_batch(group: Group, schema: Schema, draws: int | None, total: int) -> int:
+    size = min(BATCH_TRIALS, max(BATCH_BYTES // max(bytes_per_trial(group, draws), 1), 1))
+    if group.vectorize == "off":
+        size = min(size, PLAIN_BATCH)
+        if schema.pilot_seconds:
+            size = min(size, max(int(PLAIN_SECONDS / schema.pilot_seconds), 1))
+    size = 1 << (size.bit_length() - 1)
+    while size > SMALLEST_BATCH and total < FEWEST_BATCHES * size:
+        size //= 2
+    return size
+
+
+def _check_modes(config: CampaignConfig, groups: Sequence[Group], sampling: Sampling) -> None:
+    for group in groups:
+        if config.execution.prng != "threefry2x32" and group.vectorize == "vmap":
+            raise ConfigError(
+                f"execution.prng: {config.execution.prng!r} gives other keys under vmap than alone",
+                "add `execution.vectorize: map`, or use threefry2x32",
+            )
+        if group.vectorize == "off" and sampling.segments > 1:
+            raise ConfigError(
+                f"execution.segments: {sampling.segments}, but {group.sampler} runs as plain Python (vectorize: off), "
+                "whose state cannot be checkpointed", "set execution.segments: 1",
+            )
+        if (sampling.discard + (sampling.draws or 1)) * sampling.thin >= 1 << 32:
+            raise ConfigError("sampling: more than 2**32 steps a trial", "lower sampling.draws or sampling.thin")
+
+
+def _parts(config: CampaignConfig, groups: Sequence[Group], sampling: Sampling) -> Iterator[Part]:
+    """Cut each group's batches into parts: at most `part_size`, several where files stay large enough."""
+    count = 0
+    for number, group in enumerate(groups):
+        total = bytes_per_trial(group, sampling.draws) * group.trials
+        wanted = max(math.ceil(total / config.archive.part_size), min(PARTS, total // PART_FLOOR), 1)
+        edges = np.linspace(0, group.batches, min(wanted, group.batches) + 1).round().astype(int)
+        for first, last in zip(edges[:-1], edges[1:], strict=True):
+            yield Part(f"part-{count:05d}", number, int(first), int(last))
+            count += 1
+
+
+def _itemsize(dtype: str) -> int:
+    return 2 if dtype == "bfloat16" else int(np.dtype(dtype).itemsize)

@@ -1,0 +1,36 @@
+"""Two lanes on a worker, and a third for the archive.
+
+`device` is one thread: initialize, adapt, sample. `disk` is two: write, commit. `archive` is
+one: a seal of seconds must never stand in front of a commit. distributed counts every executor
+against `nthreads`, so workers have 8 of them and the lanes do the limiting.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from distributed import WorkerPlugin
+
+LANES = {"device": 1, "disk": 2, "archive": 1}
+THREADS = 8
+"""`--nthreads` of a worker: with less, tasks waiting for the device keep writes from starting."""
+
+
+class Lanes(WorkerPlugin):
+    """Gives any Dask worker the lanes; idempotent, so an existing cluster may be used again."""
+
+    name = "staffa-lanes"
+    idempotent = True
+
+    def setup(self, worker: Any) -> None:
+        for name, threads in LANES.items():
+            if name not in worker.executors:
+                worker.executors[name] = ThreadPoolExecutor(threads, thread_name_prefix=f"staffa-{name}")
+
+
+def whereabouts() -> tuple[str, int]:
+    """Host and process of the worker that runs this: where its start mark is found."""
+    return socket.gethostname(), os.getpid()

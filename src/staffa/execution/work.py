@@ -1,0 +1,477 @@
+"""What workers do with a batch: initialize, sample, write, commit.
+
+These functions travel by import path, with ids for arguments. What passes between them stays
+on the worker; only the receipt goes home. Each first reads the batch's mark, so a duplicate or
+a late twin leaves committed data alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from staffa.campaign.plan import Group, Plan
+from staffa.errors import StaffaError
+from staffa.execution.marks import StartMark, spans
+from staffa.experiment.batch import Carried, Inputs, Performer, checkpoint, choose_width, restored
+from staffa.experiment.compiles import compiles
+from staffa.experiment.perform import Program, Programs, Spec, device_dtype
+from staffa.experiment.protocol import Schema
+from staffa.experiment.simulate import Loop
+from staffa.storage import checkpoints
+from staffa.storage.files import read_json, write_aside
+from staffa.storage.hot import HotStore
+from staffa.storage.workspace import Workspace
+from staffa.trial import Outcome, canonical
+
+Row = npt.NDArray[Any]
+
+CHECKPOINT_SECONDS = 2.0
+"""Plain Python trials: finished ones are written down at least this often."""
+MESSAGES = 8
+"""Distinct messages a receipt carries at most: it must stay below 4 kB."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """One issue of a batch."""
+
+    root: str
+    plan: str
+    """Digest of the plan: a worker never serves a stale one."""
+    generation: int
+    group: int
+    batch: int
+    attempt: int = 1
+    lanes: tuple[int, ...] | None = None
+    """Lanes to compute; None for all that have no data yet."""
+    leave_out: tuple[tuple[int, int, str], ...] = ()
+    """Lanes not to be tried, each with the outcome and message to record."""
+    suspects: tuple[int, ...] = ()
+    """Lanes that were on the device when a process died: tried in small pieces first."""
+
+    @property
+    def batch_id(self) -> str:
+        return f"g{self.group}/{self.batch}"
+
+    @property
+    def tag(self) -> str:
+        return f"g{self.group}-b{self.batch}-a{self.attempt}"
+
+
+@dataclass
+class Work:
+    """A batch on its way through the graph; stays on the worker."""
+
+    order: Order
+    done: bool = False
+    """Nothing to do: the batch was committed by another task."""
+    carried: Carried | None = None
+    loop: Loop | None = None
+    kept: Row | None = None
+    """Outcomes committed by an earlier attempt, where this one adds lanes to it."""
+    outputs: Mapping[str, Row] = field(default_factory=dict)
+    resumed: int = 0
+    """Segments that a checkpoint covers already."""
+    started: float = 0.0
+    compiles: int = 0
+
+    def __sizeof__(self) -> int:
+        return 1 << 10
+
+
+class Bench:
+    """A worker process's view of one campaign: plan, stores, programs."""
+
+    def __init__(self, root: str, digest: str, generation: int) -> None:
+        self.workspace = Workspace.open(root)
+        self.plan = Plan.loads(self.workspace.plan(generation).read_text())
+        self.digest = digest
+        self._stores: dict[int, HotStore] = {}
+        self._lock = threading.Lock()
+
+    def group(self, number: int) -> Group:
+        return self.plan.groups[number]
+
+    def store(self, number: int) -> HotStore:
+        with self._lock:
+            if number not in self._stores:
+                path = self.workspace.group(self.plan.generation, self.group(number).name)
+                self._stores[number] = HotStore.open(path)
+            return self._stores[number]
+
+    def spec(self, group: Group) -> Spec:
+        return spec_of(self.plan, group)
+
+    def schema(self, group: Group) -> Schema:
+        return Schema(group.outputs, group.coords, group.state_bytes)
+
+    def program(self, group: Group, width: int) -> Program:
+        return programs().get(self.spec(group), group.experiment, width, self.workspace.code)
+
+    def width(self, group: Group) -> int:
+        if self.plan.width != "auto":
+            return min(int(self.plan.width), group.batch)
+        remembered = read_json(self._width_file(group))
+        if isinstance(remembered, dict) and group.batch % remembered.get("width", group.batch + 1) == 0:
+            return int(remembered["width"])
+        sizes = {output.name: 2 if output.dtype == "bfloat16" else np.dtype(output.dtype).itemsize for output in group.outputs}
+        return choose_width(group.batch, self.schema(group), self.plan.sampling.segment_draws, sizes)
+
+    def remember_width(self, group: Group, width: int) -> None:
+        write_aside(self._width_file(group), json.dumps({"width": width, "device": device_kind()}))
+
+    def performer(self, order: Order) -> Performer:
+        group = self.group(order.group)
+
+        @contextlib.contextmanager
+        def guard(lanes: list[int]) -> Iterator[None]:
+            with start_mark(order.root).on(order.batch_id, order.attempt, lanes, self.plan.timeout):
+                yield
+
+        return Performer(
+            lambda width: self.program(group, width), self.schema(group), guard,
+            lambda width: self.remember_width(group, width),
+        )
+
+    def _width_file(self, group: Group) -> Path:
+        name = f"width-{device_kind()}-{group.batch}-{abs(hash_text(canonical([group.experiment, group.static])))}"
+        return self.workspace.state / f"{name.replace(' ', '_')}.json"
+
+
+def initialize(order: Order, phase: int = 0, before: Work | None = None) -> Work:
+    """Read the mark and the parameters, make the state, do the warm-up (or its `phase`-th piece)."""
+    bench = bench_of(order)
+    work = _begin(bench, order) if before is None else before
+    if work.done or work.carried is None or work.resumed:
+        return work
+    performer, sampling = bench.performer(order), bench.plan.sampling
+    total = sampling.warmup + sampling.discard * sampling.thin
+    pieces = sampling.warm_segments
+    first, last = total * phase // pieces, total * (phase + 1) // pieces
+    carried = work.carried
+    with bench_errors():
+        carried = performer.warm(carried, "adapt", min(first, sampling.warmup), min(last, sampling.warmup))
+        edge = sampling.warmup
+        carried = performer.warm(carried, "discard", max(first - edge, 0), max(last - edge, 0))
+    return replace(work, carried=carried)
+
+
+def sample(work: Work, segment: int) -> Work:
+    """Record one segment; the outputs come to the host, the state stays."""
+    if work.done or segment < work.resumed:
+        return work
+    bench = bench_of(work.order)
+    if work.loop is not None:
+        return _simulate(bench, work)
+    assert work.carried is not None
+    carried = bench.performer(work.order).sample(work.carried, segment * bench.plan.sampling.segment_draws)
+    outputs, carried = carried.outputs, replace(carried, outputs={})
+    return replace(work, carried=carried, outputs=outputs)
+
+
+def write(work: Work, segment: int, before: Any = None) -> dict[str, Any]:
+    """Write one segment's shards, then (but for the last) the checkpoint that continues from it."""
+    started, order = time.perf_counter(), work.order
+    bench = bench_of(order)
+    store = bench.store(order.group)
+    if work.done or _settled_elsewhere(store, work):
+        return {"done": True, "seconds": 0.0, "bytes": 0}
+    scratch = bench.workspace.scratch(f"{socket.gethostname()}-{os.getpid()}-{threading.get_ident()}")
+    size = 0
+    for output in bench.group(order.group).outputs:
+        if segment >= work.resumed:
+            data = work.outputs.get(output.name)
+            target = store.write(output.name, order.batch, segment, _merged(store, work, output.name, segment, data), scratch)
+            size += target.stat().st_size if target.exists() else 0
+    if segment + 1 < bench.plan.sampling.segments and segment >= work.resumed:
+        checkpoints.save(_checkpoint_path(bench, order), _state(work), {"segment": segment + 1, "order": _terms(work)})
+    return {"done": False, "seconds": time.perf_counter() - started, "bytes": size}
+
+
+def commit(work: Work, written: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Mark the batch, its last write; forget its checkpoint; send the receipt."""
+    started, order = time.perf_counter(), work.order
+    bench = bench_of(order)
+    store = bench.store(order.group)
+    if work.done or any(piece["done"] for piece in written):
+        return _receipt(bench, work, store.status(order.batch), 0, {}, duplicate=True)
+    status = _status(bench, work)
+    sums = [
+        [store.checksum(output.name, order.batch, segment) for output in bench.group(order.group).outputs]
+        for segment in range(bench.plan.sampling.segments)
+    ]
+    store.commit(order.batch, status, np.array(sums, np.uint32), _trial_seconds(work, store))
+    checkpoints.remove(_checkpoint_path(bench, order))
+    carried = work.carried.seconds if work.carried is not None else {}
+    seconds = {**carried, "write": sum(piece["seconds"] for piece in written)}
+    if work.loop is not None:
+        seconds["sample"] = float(work.loop.trial_seconds.sum())
+    seconds["commit"] = time.perf_counter() - started
+    return _receipt(bench, work, status, sum(piece["bytes"] for piece in written), seconds)
+
+
+def _begin(bench: Bench, order: Order) -> Work:
+    group, store = bench.group(order.group), bench.store(order.group)
+    status = store.status(order.batch)
+    rows = group.size(order.batch)
+    wanted = np.zeros(group.batch, bool)
+    wanted[:rows] = True if order.lanes is None else np.isin(np.arange(rows), order.lanes)
+    has_data = (status == Outcome.OK) | (status == Outcome.NAN)
+    kept = status if status.any() else None
+    wanted &= ~has_data
+    if kept is not None and order.lanes is None:
+        wanted &= status == Outcome.MISSING
+    left_out = [lane for lane, _, _ in order.leave_out]
+    asked = wanted.any()
+    wanted[left_out] = False
+    work = Work(order, kept=kept, started=time.time(), compiles=compiles())
+    if not asked:
+        work.done = True
+        return work
+    if group.vectorize == "off":
+        return _begin_loop(bench, work, wanted)
+    return _begin_lanes(bench, work, wanted)
+
+
+def _begin_lanes(bench: Bench, work: Work, wanted: Row) -> Work:
+    order = work.order
+    group, store = bench.group(order.group), bench.store(order.group)
+    words, columns = store.inputs(order.batch)
+    traced = {
+        name: _padded(columns[name].astype(device_dtype(kind, bench.plan.x64)), group.batch)
+        for name, kind in group.traced.items()
+    }
+    inputs = Inputs(bench.plan.seed, _padded(words, group.batch), traced, wanted)
+    width = bench.width(group)
+    performer = bench.performer(order)
+    if order.suspects:
+        performer.probe(inputs, list(order.suspects), width, lambda one: _whole(bench, performer, one, width))
+    saved = checkpoints.load(_checkpoint_path(bench, order))
+    if saved is not None and saved.meta.get("order") == _terms(work):
+        carried = restored(saved.arrays, {}, inputs, bench.program(group, width))
+        return replace(work, carried=carried, resumed=int(saved.meta["segment"]))
+    return replace(work, carried=performer.begin(inputs, width))
+
+
+def _whole(bench: Bench, performer: Performer, inputs: Inputs, width: int) -> None:
+    """All phases of some lanes, recorded nowhere: whoever kills the process does it now."""
+    sampling = bench.plan.sampling
+    carried = performer.begin(inputs, width)
+    carried = performer.warm(carried, "adapt", 0, sampling.warmup)
+    carried = performer.warm(carried, "discard", 0, sampling.discard * sampling.thin)
+    for segment in range(sampling.segments):
+        carried = replace(performer.sample(carried, segment * sampling.segment_draws), outputs={})
+
+
+def _begin_loop(bench: Bench, work: Work, wanted: Row) -> Work:
+    order = work.order
+    group, store = bench.group(order.group), bench.store(order.group)
+    words, columns = store.inputs(order.batch)
+    params = [
+        {**group.static, **{name: columns[name][lane].item() if columns[name].dtype.kind in "fiub" else str(columns[name][lane])
+                            for name in group.traced}}
+        for lane in range(len(words))
+    ]
+    experiment = programs().experiment(bench.spec(group), group.experiment, bench.workspace.code)
+    sampling, schema = bench.plan.sampling, bench.schema(group)
+    loop = Loop(experiment, bench.plan.seed, _padded(words, group.batch), params, sampling, schema, bench.workspace.code)
+    loop.outcomes[~wanted] = Outcome.PADDING
+    saved = checkpoints.load(_checkpoint_path(bench, order))
+    if saved is not None and saved.meta.get("order") == _terms(work):
+        finished = wanted & (saved.arrays["outcomes"] != Outcome.MISSING) & (saved.arrays["outcomes"] != Outcome.PADDING)
+        for name, buffer in loop.outputs.items():
+            buffer[finished] = saved.arrays[f"output/{name}"][finished]
+        loop.outcomes[finished] = saved.arrays["outcomes"][finished]
+        loop.trial_seconds[finished] = saved.arrays["seconds"][finished]
+        loop.messages = {int(lane): text for lane, text in saved.meta.get("messages", {}).items()}
+    return replace(work, loop=loop)
+
+
+def _simulate(bench: Bench, work: Work) -> Work:
+    loop, order = work.loop, work.order
+    assert loop is not None
+    saved_at = time.monotonic()
+
+    def progressed() -> None:
+        nonlocal saved_at
+        if time.monotonic() - saved_at > CHECKPOINT_SECONDS:
+            outputs = {f"output/{name}": buffer for name, buffer in loop.outputs.items()}
+            arrays = {**outputs, "outcomes": loop.outcomes, "seconds": loop.trial_seconds}
+            meta = {"order": _terms(work), "messages": {str(k): v for k, v in loop.messages.items()}}
+            checkpoints.save(_checkpoint_path(bench, order), arrays, meta)
+            saved_at = time.monotonic()
+
+    @contextlib.contextmanager
+    def guard(lanes: list[int]) -> Iterator[None]:
+        with start_mark(order.root).on(order.batch_id, order.attempt, lanes, bench.plan.timeout):
+            yield
+
+    lanes = np.flatnonzero(loop.outcomes == Outcome.MISSING)
+    loop.run([int(lane) for lane in lanes], guard, progressed)
+    return replace(work, outputs=loop.outputs)
+
+
+def _settled_elsewhere(store: HotStore, work: Work) -> bool:
+    """Whether someone committed this batch since this task began."""
+    now = store.status(work.order.batch)
+    return bool((now != (work.kept if work.kept is not None else 0)).any())
+
+
+def _merged(store: HotStore, work: Work, name: str, segment: int, data: Row | None) -> Row:
+    """The shard to write: new lanes over those an earlier attempt committed."""
+    array = next(a for a in store.layout.arrays if a.name == name)
+    if data is None:
+        # Every lane of the batch failed or is left out: the shard is all fill.
+        dtype = np.dtype(array.dtype)
+        fill = np.nan if np.issubdtype(dtype, np.inexact) else 0
+        data = np.full(store.layout.shard(array), fill, dtype)
+    if work.kept is None:
+        return data
+    whole = store.read(name, work.order.batch, segment)
+    lanes = _own_lanes(work)
+    whole[lanes] = data[lanes]
+    return whole
+
+
+def _own_lanes(work: Work) -> Row:
+    """Rows this attempt computed."""
+    outcomes = work.loop.outcomes if work.loop is not None else work.carried.outcomes if work.carried else None
+    assert outcomes is not None
+    return np.flatnonzero((outcomes != Outcome.PADDING) & (outcomes != Outcome.MISSING))
+
+
+def _status(bench: Bench, work: Work) -> Row:
+    order = work.order
+    group = bench.group(order.group)
+    status = np.full(group.batch, Outcome.PADDING, np.uint8)
+    status[: group.size(order.batch)] = Outcome.MISSING
+    if work.kept is not None:
+        status[:] = work.kept
+    lanes = _own_lanes(work)
+    outcomes = work.loop.outcomes if work.loop is not None else work.carried.outcomes if work.carried else None
+    assert outcomes is not None
+    status[lanes] = outcomes[lanes]
+    for lane, outcome, _ in order.leave_out:
+        if status[lane] not in (Outcome.OK, Outcome.NAN):
+            status[lane] = outcome
+    return status
+
+
+def _trial_seconds(work: Work, store: HotStore) -> Row:
+    seconds = store.seconds(work.order.batch)
+    lanes = _own_lanes(work)
+    if work.loop is not None:
+        seconds[lanes] = work.loop.trial_seconds[lanes]
+    elif work.carried is not None and len(lanes):
+        spent = work.carried.seconds.get("sample", 0.0) + work.carried.seconds.get("initialize", 0.0)
+        seconds[lanes] = spent / len(lanes)
+    return seconds
+
+
+def _receipt(
+    bench: Bench, work: Work, status: Row, size: int, seconds: Mapping[str, float], duplicate: bool = False
+) -> dict[str, Any]:
+    codes, counts = np.unique(status, return_counts=True)
+    outcomes = {Outcome(int(c)).word: int(n) for c, n in zip(codes, counts, strict=True) if c != Outcome.PADDING}
+    messages: dict[str, list[int]] = {}
+    own = work.loop.messages if work.loop is not None else work.carried.messages if work.carried else {}
+    for lane, text in [*own.items(), *((lane, text) for lane, _, text in work.order.leave_out)]:
+        messages.setdefault(text, []).append(lane)
+    return {
+        "batch": work.order.batch_id, "attempt": work.order.attempt, "outcomes": outcomes, "bytes": size,
+        "messages": [[text, spans(lanes)[:200]] for text, lanes in list(messages.items())[:MESSAGES]],
+        "seconds": {name: round(value, 6) for name, value in seconds.items()},
+        "started": work.started, "finished": time.time(), "node": socket.gethostname(), "duplicate": duplicate,
+        "width": work.carried.width if work.carried is not None else 1, "device": device_kind(),
+        "compiles": compiles() - work.compiles, "pid": os.getpid(),
+    }
+
+
+def _terms(work: Work) -> str:
+    """What a checkpoint must agree with: the same lanes, of which the same are left out."""
+    return canonical([list(work.order.lanes or ()), sorted(lane for lane, _, _ in work.order.leave_out)])
+
+
+def _state(work: Work) -> dict[str, Row]:
+    assert work.carried is not None
+    return checkpoint(work.carried)
+
+
+def _checkpoint_path(bench: Bench, order: Order) -> Path:
+    return bench.workspace.checkpoint(bench.plan.generation, f"g{order.group}", order.batch)
+
+
+def _padded(values: Row, rows: int) -> Row:
+    padded = np.zeros((rows, *values.shape[1:]), values.dtype)
+    padded[: len(values)] = values
+    return padded
+
+
+def spec_of(plan: Plan, group: Group) -> Spec:
+    """The program of a group, but for its width."""
+    return Spec(
+        experiment=canonical(group.experiment), code=plan.code, static=tuple(sorted(group.static.items())),
+        traced=tuple((name, device_dtype(kind, plan.x64) if kind != "str" else kind) for name, kind in sorted(group.traced.items())),
+        sampling=plan.sampling, x64=plan.x64, prng=plan.prng, vectorize=group.vectorize,
+    )
+
+
+@contextlib.contextmanager
+def bench_errors() -> Iterator[None]:
+    """Our own errors cross the wire as text: they carry no references to local objects."""
+    try:
+        yield
+    except StaffaError as error:
+        raise type(error)(error.message, error.hint) from None
+
+
+def bench_of(order: Order) -> Bench:
+    return _bench(order.root, order.plan, order.generation)
+
+
+@functools.lru_cache(maxsize=8)
+def _bench(root: str, digest: str, generation: int) -> Bench:
+    return Bench(root, digest, generation)
+
+
+@functools.lru_cache(maxsize=1)
+def programs() -> Programs:
+    """This process's compiled programs."""
+    return Programs()
+
+
+@functools.lru_cache(maxsize=8)
+def start_mark(root: str) -> StartMark:
+    """This process's start mark in a workspace."""
+    return StartMark(Workspace(Path(root)).start_mark(mark_name(socket.gethostname(), os.getpid())))
+
+
+def mark_name(host: str, pid: int) -> str:
+    """A worker process's name in `state/`."""
+    return f"{host}-{pid}"
+
+
+@functools.lru_cache(maxsize=1)
+def device_kind() -> str:
+    import jax
+
+    return str(jax.local_devices()[0].device_kind)
+
+
+def hash_text(text: str) -> int:
+    import zlib
+
+    return zlib.crc32(text.encode())

@@ -1,0 +1,303 @@
+"""Performing the lanes of a batch: slices of `width` lanes, and lanes that fail alone.
+
+A batch is performed as slices of one program. Lanes that are not wanted (padding, lanes to
+leave out, lanes already done) are filled with a copy of a wanted neighbour, so the program
+never changes. When a slice raises, the guilty lane is searched for with the same program;
+when the device memory does not suffice, the slices are halved.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpy.typing as npt
+
+from staffa.errors import PluginError
+from staffa.experiment.perform import Program, key_data, wrap_keys
+from staffa.experiment.protocol import Schema
+from staffa.trial import Outcome
+
+Guard = Callable[[list[int]], contextlib.AbstractContextManager[None]]
+"""Entered around each call of the device with the lanes it computes: the start mark and the timeout."""
+
+Row = npt.NDArray[Any]
+PROBES = 8
+"""Pieces a suspicious slice is divided into while looking for a lane that kills its process."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the lanes of a batch start from; one row a lane, padding included."""
+
+    seed: int
+    words: npt.NDArray[np.uint32]
+    """(rows, KEY_WORDS): digest words folded into each trial's key."""
+    params: Mapping[str, Row]
+    wanted: npt.NDArray[np.bool_]
+    """(rows,): lanes to compute."""
+
+
+@dataclass
+class Carried:
+    """A batch between two segments: it stays on the worker and is never sent."""
+
+    inputs: Inputs
+    width: int
+    slices: list[tuple[int, Any]]
+    """First lane and state of each slice that has a wanted lane."""
+    outcomes: npt.NDArray[np.uint8]
+    messages: dict[int, str]
+    outputs: dict[str, Row] = field(default_factory=dict)
+    """Of the segment sampled last: rows x [chain x] draws x own axes, on the host."""
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> int:
+        return len(self.outcomes)
+
+    def alive(self, first: int) -> list[int]:
+        """Lanes of a slice that are wanted and have not failed."""
+        lanes = np.arange(first, first + self.width)
+        ok = self.inputs.wanted[lanes] & (self.outcomes[lanes] <= Outcome.NAN)
+        return [int(lane) for lane in lanes[ok]]
+
+
+class OutOfMemory(Exception):
+    """The device cannot hold `width` lanes."""
+
+
+class Performer:
+    """Performs batches with the program that `program_at(width)` gives.
+
+    Arguments:
+    - `program_at`: the process's memo of programs.
+    - `schema`: what the program records, for the host buffers.
+    - `guard`: entered around each device call.
+    - `narrowed`: told the width that fits, after the device ran out of memory.
+    """
+
+    def __init__(
+        self,
+        program_at: Callable[[int], Program],
+        schema: Schema,
+        guard: Guard,
+        narrowed: Callable[[int], None] = lambda width: None,
+    ) -> None:
+        self._program_at = program_at
+        self._schema = schema
+        self._guard = guard
+        self._narrowed = narrowed
+
+    def begin(self, inputs: Inputs, width: int) -> Carried:
+        """Initialize every wanted lane."""
+        rows = len(inputs.wanted)
+        outcomes = np.where(inputs.wanted, Outcome.MISSING, Outcome.PADDING).astype(np.uint8)
+        starts = [s for s in range(0, rows, width) if inputs.wanted[s : s + width].any()]
+        carried = Carried(inputs, width, [(start, None) for start in starts], outcomes, {})
+        return self._each(carried, "initialize", lambda program, words, params, state: (
+            program.initialize(inputs.seed, words, params), None))
+
+    def warm(self, carried: Carried, phase: str, first: int, last: int) -> Carried:
+        """Do warm-up calls (`adapt`) or unrecorded steps (`discard`) `first` to `last`."""
+        if first == last:
+            return carried
+        seed = carried.inputs.seed
+        return self._each(carried, phase, lambda program, words, params, state: (
+            getattr(program, phase)(seed, words, params, state, first, last), None))
+
+    def sample(self, carried: Carried, draw: int) -> Carried:
+        """Record one segment, from draw number `draw` on."""
+        seed = carried.inputs.seed
+
+        def call(program: Program, words: Any, params: Any, state: Any) -> tuple[Any, Any]:
+            state, outputs, bad = program.sample(seed, words, params, state, draw)
+            return state, (outputs, bad)
+
+        return self._each(carried, "sample", call)
+
+    def probe(self, inputs: Inputs, suspects: list[int], width: int, run: Callable[[Inputs], None]) -> None:
+        """Run pieces of the suspects alone; whoever kills the process stands in the start mark."""
+        pieces = np.array_split(np.asarray(suspects), min(PROBES, len(suspects)))
+        for piece in pieces:
+            wanted = np.zeros_like(inputs.wanted)
+            wanted[piece] = True
+            run(Inputs(inputs.seed, inputs.words, inputs.params, wanted))
+
+    def _each(self, carried: Carried, phase: str, call: Callable[..., tuple[Any, Any]]) -> Carried:
+        while True:
+            try:
+                return self._each_slice(carried, phase, call)
+            except OutOfMemory:
+                carried = self._halved(carried)
+                self._narrowed(carried.width)
+
+    def _each_slice(self, carried: Carried, phase: str, call: Callable[..., tuple[Any, Any]]) -> Carried:
+        program = self._program_at(carried.width)
+        compiled = program.compile_seconds
+        program.prepare(phase)
+        compiled = program.compile_seconds - compiled
+        started = time.perf_counter()
+        after = Carried(carried.inputs, carried.width, [], carried.outcomes.copy(), dict(carried.messages))
+        for first, state in carried.slices:
+            lanes = carried.alive(first)
+            if not lanes:
+                after.slices.append((first, state))
+                continue
+            found, guilty = self._search(program, call, carried, first, state, lanes)
+            for lane, message in guilty.items():
+                after.outcomes[lane] = Outcome.RAISED
+                after.messages[lane] = message
+            after.slices.append((first, _joined(first, [(part, new) for part, new, _ in found], state)))
+            for part, _, recorded in found:
+                if recorded is not None:
+                    self._keep(after, first, part, *recorded)
+        after.seconds = {**carried.seconds}
+        after.seconds["compile"] = after.seconds.get("compile", 0.0) + compiled
+        key = "sample" if phase == "sample" else "initialize"
+        after.seconds[key] = after.seconds.get(key, 0.0) + time.perf_counter() - started
+        return after
+
+    def _search(
+        self, program: Program, call: Callable[..., Any], carried: Carried, first: int, state: Any, lanes: list[int]
+    ) -> tuple[list[tuple[list[int], Any, Any]], dict[int, str]]:
+        """Run `lanes` together; where that raises, halve until the guilty stand alone."""
+        inputs, width = carried.inputs, carried.width
+        index = np.arange(first, first + width)
+        index[~np.isin(index, lanes)] = lanes[0]
+        if state is not None and len(lanes) < len(carried.alive(first)):
+            state = jax.tree.map(lambda leaf: leaf[index - first], state)
+        words = inputs.words[index]
+        params = {name: values[index] for name, values in inputs.params.items()}
+        try:
+            with self._guard(lanes):
+                new, recorded = call(program, words, params, state)
+            return [(lanes, new, recorded)], {}
+        except PluginError:
+            raise
+        except Exception as error:
+            if "RESOURCE_EXHAUSTED" in str(error):
+                if carried.width == 1:
+                    raise
+                raise OutOfMemory from error
+            if len(lanes) == 1:
+                return [], {lanes[0]: _first_line(error)}
+        found: list[tuple[list[int], Any, Any]] = []
+        guilty: dict[int, str] = {}
+        for half in (lanes[: len(lanes) // 2], lanes[len(lanes) // 2 :]):
+            more, bad = self._search(program, call, carried, first, state, half)
+            found += more
+            guilty |= bad
+        return found, guilty
+
+    def _keep(self, after: Carried, first: int, lanes: list[int], outputs: Mapping[str, Any], bad: Any) -> None:
+        """Copy a slice's outputs into the batch's host buffers and flag its lanes."""
+        rows = np.asarray(lanes)
+        whole = len(lanes) == after.width
+        for output in self._schema.outputs:
+            value = np.asarray(outputs[output.name])
+            if output.name not in after.outputs:
+                after.outputs[output.name] = _blank((after.rows, *value.shape[1:]), value.dtype)
+            if whole:
+                after.outputs[output.name][first : first + after.width] = value
+            else:
+                after.outputs[output.name][rows] = value[rows - first]
+        flags = np.asarray(bad)[rows - first]
+        done = after.outcomes[rows]
+        after.outcomes[rows] = np.where(flags | (done == Outcome.NAN), Outcome.NAN, Outcome.OK)
+
+    def _halved(self, carried: Carried) -> Carried:
+        half = carried.width // 2
+        slices = []
+        for first, state in carried.slices:
+            for start in (first, first + half):
+                if carried.inputs.wanted[start : start + half].any():
+                    piece = slice(start - first, start - first + half)
+                    slices.append((start, jax.tree.map(lambda leaf, piece=piece: leaf[piece], state)))
+        return Carried(carried.inputs, half, slices, carried.outcomes, carried.messages, seconds=carried.seconds)
+
+
+def checkpoint(carried: Carried) -> dict[str, Row]:
+    """Write a batch's state down as plain arrays, lane by lane, whatever its width."""
+    arrays: dict[str, Row] = {"outcomes": carried.outcomes}
+    per_slice = [[np.asarray(leaf) for leaf in jax.tree.leaves(key_data(state))] for _, state in carried.slices]
+    for number in range(len(per_slice[0]) if per_slice else 0):
+        sample = per_slice[0][number]
+        whole = np.zeros((carried.rows, *sample.shape[1:]), sample.dtype)
+        for (first, _), leaves in zip(carried.slices, per_slice, strict=True):
+            whole[first : first + carried.width] = leaves[number]
+        arrays[f"state/{number}"] = whole
+    return arrays
+
+
+def restored(
+    arrays: Mapping[str, Row], messages: Mapping[int, str], inputs: Inputs, program: Program
+) -> Carried:
+    """Take up a batch from its checkpoint, at this program's width."""
+    width, shapes = program.width, program.state_shape()
+    like = jax.tree.leaves(shapes)
+    slices = []
+    for first in range(0, len(inputs.wanted), width):
+        if inputs.wanted[first : first + width].any():
+            leaves = [jnp.asarray(arrays[f"state/{n}"][first : first + width]) for n in range(len(like))]
+            slices.append((first, wrap_keys(jax.tree.unflatten(jax.tree.structure(shapes), leaves), shapes)))
+    return Carried(inputs, width, slices, arrays["outcomes"].copy(), dict(messages))
+
+
+def choose_width(batch: int, schema: Schema, sampling_draws: int, itemsizes: Mapping[str, int]) -> int:
+    """The lanes of one call: what fits the device with room to spare, and divides the batch.
+
+    On the CPU 256 lanes keep the state in the cache; on an accelerator half of its memory is
+    planned for, with four copies of what a lane carries and records.
+    """
+    device = jax.local_devices()[0]
+    stats = device.memory_stats() or {}
+    limit = 256
+    if device.platform != "cpu" and "bytes_limit" in stats:
+        recorded = sum(output.size * itemsizes[output.name] for output in schema.outputs) * max(sampling_draws, 1)
+        limit = int(stats["bytes_limit"] // 2 // max(4 * (recorded + schema.state_bytes), 1))
+    width = batch
+    while width > max(limit, 1) and width % 2 == 0:
+        width //= 2
+    return width
+
+
+def _joined(first: int, found: list[tuple[list[int], Any]], before: Any) -> Any:
+    """One state of a slice from those of its separately computed lanes; failed lanes keep filler."""
+    if not found:
+        return before
+    whole = found[0][1]
+    for lanes, state in found[1:]:
+        rows = np.asarray(lanes) - first
+
+        def place(old: Any, new: Any, rows: Any = rows) -> Any:
+            mask = np.zeros(old.shape[0], bool)
+            mask[rows] = True
+            return jnp.where(mask.reshape(-1, *([1] * (old.ndim - 1))), new, old)
+
+        whole = jax.tree.map(place, whole, state)
+    return whole
+
+
+def _blank(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Row:
+    fill = np.nan if np.issubdtype(dtype, np.inexact) else 0
+    return np.full(shape, fill, dtype)
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    own = [line for line in lines if line.startswith(("ValueError", "RuntimeError", "AssertionError"))]
+    return (own or lines or [type(error).__name__])[-1 if own else 0][:300]
+
+
+@contextlib.contextmanager
+def unguarded(lanes: list[int]) -> Iterator[None]:
+    """The guard that does nothing, for use outside a worker."""
+    yield

@@ -1,0 +1,159 @@
+"""What a scientist writes: one class, two or three pure functions.
+
+    class Walk(staffa.Experiment):
+        static = ("steps",)
+        dims = {"x": ("dimension",)}
+        def initialize(self, key, params): ...          # -> state
+        def step(self, key, state, params): ...         # -> state, {"x": ..., "energy": ...}
+
+Nothing here imports JAX, so that naming an experiment costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from staffa.errors import near
+
+Vectorize = Literal["vmap", "map", "off"]
+
+RESERVED = frozenset({"trial", "replicate", "chain", "draw", "outcome", "sampler", "item", "group", "batch"})
+"""Column names the archive uses itself."""
+
+
+class Experiment:
+    """How one trial is done.
+
+    Subclass it in a file of its own and write `initialize` and `step` (and, where the
+    sampler has a warm-up, `adapt`) in pure JAX. Options are the keyword arguments of
+    `__init__`; a campaign file gives them beside `use:`. The engine compiles the loop.
+    """
+
+    static: ClassVar[tuple[str, ...]] = ()
+    """Parameters that change the compiled program (sizes, counts, choices): given as plain
+    Python values, one program for each combination. Strings are always static."""
+
+    dims: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """Names of each output's own axes, for xarray and Parquet. A first axis named `chain` is
+    the chain axis."""
+
+    coords: ClassVar[Mapping[str, Sequence[Any]]] = {}
+    """Values along a named axis."""
+
+    ragged: ClassVar[Mapping[str, str]] = {}
+    """Outputs whose first axis is padded, and the output that holds its true length:
+    `{"galaxies": "count"}`. Each is archived as a table of its own."""
+
+    vectorize: ClassVar[Vectorize] = "vmap"
+    """`vmap`: lanes side by side (fast). `map`: one after another in one program, for samplers
+    whose lanes differ much in length. `off`: plain Python or NumPy; `key` is then a
+    `numpy.random.SeedSequence`, made for `numpy.random.default_rng(key)`."""
+
+    def initialize(self, key: Any, params: Mapping[str, Any]) -> Any:
+        """Make the state before the first step: any pytree."""
+        raise NotImplementedError
+
+    def step(self, key: Any, state: Any, params: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """Do one step: the new state, and a dict of outputs to record."""
+        raise NotImplementedError
+
+    @classmethod
+    def adapts(cls) -> bool:
+        """Whether the class has a warm-up `adapt(key, state, params) -> state`."""
+        return callable(getattr(cls, "adapt", None))
+
+
+class UnknownParameter(KeyError):
+    """`params[name]` was asked for a parameter that the campaign's space does not give."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class Params(Mapping[str, Any]):
+    """The parameters of one trial, read-only: traced scalars, and static Python values."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self._values = dict(values)
+
+    def __getitem__(self, name: str) -> Any:
+        try:
+            return self._values[name]
+        except KeyError:
+            hint = near(name, self._values) or "the space has no parameters"
+            raise UnknownParameter(f"params[{name!r}]: no such parameter; {hint}") from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        return f"Params({self._values!r})"
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How often a step is done and what is kept of it."""
+
+    draws: int | None = None
+    """Recorded draws; None makes the experiment one shot: one step, no draw axis."""
+    thin: int = 1
+    """Steps to a draw; the last one's outputs are kept."""
+    discard: int = 0
+    """Draws thrown away before the first that is kept."""
+    warmup: int = 0
+    """Calls of `adapt` before that."""
+    segments: int = 1
+    """Pieces of the draw axis, each sampled, written and checkpointed on its own."""
+
+    @property
+    def segment_draws(self) -> int:
+        return 1 if self.draws is None else self.draws // self.segments
+
+    @property
+    def warm_segments(self) -> int:
+        """Tasks of the warm-up: as many as there are segments, or the one that initializes."""
+        return self.segments if self.warmup or self.discard else 1
+
+
+@dataclass(frozen=True)
+class Output:
+    """One recorded array, as `jax.eval_shape` (or the pilot trial) found it."""
+
+    name: str
+    dtype: str
+    """NumPy name of the element type."""
+    shape: tuple[int, ...]
+    """Own shape: without trial, chain and draw axes."""
+    dims: tuple[str, ...]
+    """Names of the own axes."""
+    chains: int = 0
+    """Length of the chain axis; 0 where the output has none."""
+    table: str = ""
+    """For a ragged output the table it belongs to."""
+    length: str = ""
+    """For a ragged output the output that holds its true length."""
+
+    @property
+    def size(self) -> int:
+        """Elements a trial records at one draw."""
+        total = max(self.chains, 1)
+        for extent in self.shape:
+            total *= extent
+        return total
+
+
+@dataclass(frozen=True)
+class Schema:
+    """What a program records."""
+
+    outputs: tuple[Output, ...]
+    coords: Mapping[str, tuple[Any, ...]]
+    state_bytes: int = 0
+    """Bytes of state one trial carries between segments."""
+    pilot_seconds: float | None = None
+    """Seconds the pilot trial took, where one was needed (`vectorize: off`)."""

@@ -1,0 +1,275 @@
+"""Finding experiments: file references, entry points, options, and the code they live in.
+
+A reference is `model.py:Walk` (relative to the campaign file) or the name of an installed
+plug-in (entry-point group `staffa.experiments`). Workers import files from the campaign's
+own snapshot, under a module name made of the snapshot's path, so that a model edited during
+a run cannot leak into it and functions never travel by value.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import importlib.util
+import inspect
+import sys
+import threading
+import traceback
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from staffa.errors import PluginError, near
+from staffa.experiment.protocol import Experiment
+
+ENTRY_POINTS = "staffa.experiments"
+_IMPORTING = threading.RLock()
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A parsed `use:`; `file` is empty for an installed plug-in."""
+
+    text: str
+    file: str
+    attribute: str
+
+
+def parse(text: str) -> Reference:
+    """Read a reference. Raises `PluginError` for a file reference without a class."""
+    file, colon, attribute = text.rpartition(":")
+    if not colon:
+        if text.endswith(".py"):
+            raise PluginError(f"experiment.use: {text!r} names a file but no class", f"use: {text}:<Class>")
+        return Reference(text, "", text)
+    if not file or not attribute.isidentifier():
+        raise PluginError(f"experiment.use: {text!r} is not a reference", "write it as model.py:Class")
+    return Reference(text, file, attribute)
+
+
+def reference_of(cls: type, directory: Path) -> str:
+    """Turn a class into a reference, so that Python users may pass the class itself.
+
+    Raises `PluginError` for a class that lives in `__main__` or a notebook cell: it would
+    travel by value and be compiled again in each task.
+    """
+    name = cls.__name__
+    if cls.__module__ == "__main__" or "<locals>" in cls.__qualname__:
+        raise PluginError(
+            f"{cls.__qualname__} is defined in {cls.__module__}, where workers cannot import it",
+            f"put it in a file:  %%writefile model.py\n  and use:           from model import {name}",
+        )
+    source = inspect.getsourcefile(cls)
+    if source is None:
+        raise PluginError(f"{cls.__qualname__} has no source file that could be kept with the results")
+    with contextlib.suppress(ValueError):
+        return f"{Path(source).resolve().relative_to(directory.resolve())}:{name}"
+    raise PluginError(
+        f"{cls.__qualname__} is defined in {source}, outside the campaign's folder {directory}",
+        "move the file beside the campaign file, or install it as a plug-in (entry point staffa.experiments)",
+    )
+
+
+def load_class(text: str, directory: Path) -> type[Experiment]:
+    """Import the class a reference names; `directory` is the workflow's folder or its snapshot."""
+    found = _load_object(text, directory)
+    if not (isinstance(found, type) and issubclass(found, Experiment)):
+        raise PluginError(f"experiment.use: {text!r} is not a subclass of staffa.Experiment")
+    _check_methods(text, found)
+    return found
+
+
+def build(block: Mapping[str, Any], directory: Path, field: str = "experiment") -> Any:
+    """Make the object a block describes: `use:` names the class, the other keys its options.
+
+    Blocks nest: an option that is a mapping with `use:` is built first. The outermost one
+    must be an Experiment. Raises `PluginError` naming the field, the value and near names.
+    """
+    text = block.get("use")
+    if not isinstance(text, str):
+        raise PluginError(f"{field}.use: {text!r} is not a reference", "write it as model.py:Class")
+    found = load_class(text, directory) if field == "experiment" else _load_object(text, directory)
+    options = {
+        key: build(value, directory, f"{field}.{key}")
+        if isinstance(value, Mapping) and "use" in value
+        else value
+        for key, value in block.items()
+        if key != "use"
+    }
+    checked = _checked_options(found, options, field)
+    with importing_from(directory), user_code(directory, text):
+        return found(**checked)
+
+
+@contextlib.contextmanager
+def importing_from(directory: Path) -> Iterator[None]:
+    """Let user code import its neighbours; they do not stay behind in `sys.modules`."""
+    with _IMPORTING:
+        path = str(directory)
+        before = set(sys.modules)
+        sys.path.insert(0, path)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(ValueError):
+                sys.path.remove(path)
+            for name in set(sys.modules) - before:
+                file = getattr(sys.modules[name], "__file__", None)
+                if file and file.startswith(path) and not name.startswith("_staffa_"):
+                    del sys.modules[name]
+
+
+@contextlib.contextmanager
+def user_code(directory: Path, what: str) -> Iterator[None]:
+    """Turn whatever user code raises into a `PluginError` that names its line."""
+    try:
+        yield
+    except PluginError:
+        raise
+    except Exception as error:
+        raise explained(error, directory, what) from error
+
+
+def explained(error: BaseException, directory: Path, what: str) -> PluginError:
+    """A `PluginError` naming the innermost line of the user's own file."""
+    where = what
+    for frame in traceback.extract_tb(error.__traceback__):
+        if _within(frame.filename, directory):
+            where = f"{Path(frame.filename).name}:{frame.lineno}: in {frame.name}"
+    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+    first = lines[0] if lines else "no message"
+    return PluginError(f"{where}: {type(error).__name__}: {first}", _mend(error))
+
+
+def _mend(error: BaseException) -> str:
+    name = type(error).__name__
+    if name in ("TracerBoolConversionError", "TracerIntegerConversionError", "ConcretizationTypeError"):
+        return (
+            "a traced value was used as a Python bool or int: use jnp.where or jax.lax.cond, "
+            "or name the parameter in `static = (...)`"
+        )
+    if name == "TracerArrayConversionError":
+        return "use jax.numpy instead of numpy on traced values, or set vectorize = 'off'"
+    return ""
+
+
+def _within(filename: str, directory: Path) -> bool:
+    with contextlib.suppress(ValueError, OSError):
+        return Path(filename).resolve().is_relative_to(directory.resolve())
+    return False
+
+
+def _load_object(text: str, directory: Path) -> Any:
+    reference = parse(text)
+    if not reference.file:
+        return _load_entry_point(text)
+    path = directory / reference.file
+    if not path.is_file():
+        files = [str(p.relative_to(directory)) for p in directory.glob("**/*.py")]
+        raise PluginError(
+            f"experiment.use: {text!r}: there is no file {reference.file!r} in {directory}",
+            near(reference.file, files),
+        )
+    module = _import_file(path, directory)
+    if not hasattr(module, reference.attribute):
+        known = [n for n, v in vars(module).items() if isinstance(v, type) and v.__module__ == module.__name__]
+        raise PluginError(
+            f"experiment.use: {text!r}: {reference.file} has no class {reference.attribute!r}",
+            near(reference.attribute, known),
+        )
+    return getattr(module, reference.attribute)
+
+
+def _load_entry_point(name: str) -> Any:
+    known = {point.name: point for point in importlib.metadata.entry_points(group=ENTRY_POINTS)}
+    if name not in known:
+        hint = near(name, known) or "no plug-ins are installed; for a file write model.py:Class"
+        raise PluginError(f"experiment.use: unknown sampler or model {name!r}", hint)
+    try:
+        return known[name].load()
+    except Exception as error:
+        raise PluginError(
+            f"experiment.use: plug-in {name!r} ({known[name].value}) cannot be imported: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+
+
+def _import_file(path: Path, directory: Path) -> ModuleType:
+    # The bytes are part of the name: an edited file is a new module, an unchanged one is not
+    # executed twice (a second class object would be compiled a second time).
+    digest = hashlib.sha256(str(path.resolve()).encode() + path.read_bytes()).hexdigest()[:12]
+    name = f"_staffa_{digest}_{path.stem}"
+    with _IMPORTING:
+        if name in sys.modules:
+            return sys.modules[name]
+        spec = importlib.util.spec_from_file_location(name, path)
+        if spec is None or spec.loader is None:
+            raise PluginError(f"{path} is not a Python file")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        try:
+            with importing_from(directory), user_code(directory, path.name):
+                spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[name]
+            raise
+        return module
+
+
+def _check_methods(text: str, cls: type[Experiment]) -> None:
+    for method, arguments in (("initialize", 2), ("step", 3)):
+        function = getattr(cls, method)
+        if function is getattr(Experiment, method):
+            raise PluginError(
+                f"{text}: {cls.__name__} has no method {method!r}",
+                "an experiment needs initialize(self, key, params) and step(self, key, state, params)",
+            )
+        if len(inspect.signature(function).parameters) != arguments + 1:
+            raise PluginError(
+                f"{text}: {cls.__name__}.{method} takes {inspect.signature(function)}",
+                "write initialize(self, key, params) and step(self, key, state, params)",
+            )
+    if cls.vectorize not in ("vmap", "map", "off"):
+        raise PluginError(f"{text}: vectorize = {cls.vectorize!r}", near(str(cls.vectorize), ("vmap", "map", "off")))
+
+
+def _checked_options(found: Any, options: dict[str, Any], field: str) -> dict[str, Any]:
+    import pydantic
+
+    signature = inspect.signature(found)
+    known = {n: p for n, p in signature.parameters.items() if p.kind is not p.VAR_KEYWORD}
+    free = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
+    if signature.parameters.keys() == {"args", "kwargs"}:  # object.__init__: no options at all
+        known, free = {}, False
+    for name in options:
+        if name not in known and not free:
+            raise PluginError(
+                f"{field}.{name}: {getattr(found, '__name__', found)} has no option {name!r}", near(name, known)
+            )
+    missing = [n for n, p in known.items() if p.default is p.empty and n not in options and p.kind is not p.VAR_POSITIONAL]
+    if missing:
+        raise PluginError(f"{field}.{missing[0]}: {getattr(found, '__name__', found)} needs this option")
+    hints = _annotations(found)
+    checked = {}
+    for name, value in options.items():
+        annotation = hints.get(name, Any)
+        try:
+            adapter = pydantic.TypeAdapter(annotation, config={"arbitrary_types_allowed": True})
+            checked[name] = adapter.validate_python(value, strict=False)
+        except pydantic.ValidationError as error:
+            reason = error.errors()[0]["msg"]
+            raise PluginError(f"{field}.{name}: {value!r}: {reason}") from None
+        except pydantic.errors.PydanticUserError:
+            checked[name] = value
+    return checked
+
+
+def _annotations(found: Any) -> dict[str, Any]:
+    target = found.__init__ if isinstance(found, type) else found
+    with contextlib.suppress(Exception):
+        return typing.get_type_hints(target)
+    return {}

@@ -1,0 +1,192 @@
+"""The archive: sealed Parquet parts that any reader understands.
+
+A part is written aside, synced and renamed, so every visible `*.parquet` is complete. Names
+come from the part's number: sealing twice gives the same bytes in the same place. The manifest
+lists what was sealed; only the driver writes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from staffa.errors import ConfigError
+from staffa.storage.files import read_json, sync_directory, write_aside
+from staffa.storage.tables import ArchiveLayout
+from staffa.trial import Scalar
+
+HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
+
+
+@dataclass(frozen=True)
+class SealedFile:
+    """One file of a part, as the manifest lists it."""
+
+    path: str
+    """Relative to `archive/`."""
+    table: str
+    rows: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class SealedPart:
+    """All files of a part; the `trials` file is published last and makes the part visible."""
+
+    part: str
+    trials: int
+    files: tuple[SealedFile, ...]
+
+    @property
+    def rows(self) -> int:
+        return sum(file.rows for file in self.files if file.table == "draws")
+
+    @property
+    def size(self) -> int:
+        return sum(file.bytes for file in self.files)
+
+
+class Archive:
+    """A campaign's archive folder: `seal`, `manifest`, `enter`, `failed`."""
+
+    def __init__(self, path: Path, layout: ArchiveLayout, compression: str = "zstd", level: int = 1) -> None:
+        self.path = path
+        self.layout = layout
+        self._compression = compression
+        self._level = level
+
+    def seal(
+        self, part: str, partition: Mapping[str, Scalar | None], tables: Mapping[str, Iterable[pa.Table]], trials: pa.Table
+    ) -> SealedPart:
+        """Write a part's files aside, sync them, rename them; the trials file last.
+
+        Arguments:
+        - `part`: the part's name, `part-00007` or `part-00007-s1` for a supplement.
+        - `tables`: for `draws` and each ragged output the Arrow tables, a row group each.
+        - `trials`: the warm rows.
+        """
+        folder = partition_path(partition)
+        written: list[tuple[Path, Path, str, int]] = []
+        try:
+            for name, pieces in tables.items():
+                target = self.path / name / folder / f"{part}.parquet"
+                schema = self.layout.draws() if name == "draws" else self.layout.items(name)
+                written.append(self._write(target, name, schema, pieces))
+            target = self.path / "trials" / f"{part}.parquet"
+            written.append(self._write(target, "trials", self.layout.trials(), [trials]))
+            files = [self._described(aside, target, name, rows) for aside, target, name, rows in written]
+            for aside, target, _, _ in written:
+                aside.rename(target)
+                sync_directory(target.parent)
+        finally:
+            for aside, _, _, _ in written:
+                aside.unlink(missing_ok=True)
+        return SealedPart(part, trials.num_rows, tuple(files))
+
+    def failed(self, table: pa.Table) -> None:
+        """Rewrite the list of trials without data, whole."""
+        target = self.path / "failed.parquet"
+        aside, *_ = self._write(target, "failed", self.layout.failed(), [table])
+        aside.rename(target)
+        sync_directory(self.path)
+
+    def enter(self, sealed: SealedPart) -> None:
+        """Note a sealed part in the manifest."""
+        manifest = self.manifest()
+        manifest["parts"][sealed.part] = {"trials": sealed.trials, "files": [asdict(f) for f in sealed.files]}
+        manifest["parts"] = dict(sorted(manifest["parts"].items()))
+        write_aside(self.path / "manifest.json", json.dumps(manifest, indent=1))
+
+    def manifest(self) -> dict[str, Any]:
+        """What was sealed: parts, files, rows, checksums."""
+        found = read_json(self.path / "manifest.json")
+        return found if isinstance(found, dict) and "parts" in found else {"manifest": 1, "parts": {}}
+
+    def _write(
+        self, target: Path, name: str, schema: pa.Schema, pieces: Iterable[pa.Table]
+    ) -> tuple[Path, Path, str, int]:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        aside = target.with_name(f".{target.name}.{os.getpid()}.partial")
+        rows = 0
+        try:
+            with pq.ParquetWriter(aside, schema, **self._options(schema)) as writer:
+                for table in pieces:
+                    writer.write_table(table, row_group_size=max(table.num_rows, 1))
+                    rows += table.num_rows
+            descriptor = os.open(aside, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                aside.unlink()
+            raise
+        return aside, target, name, rows
+
+    def _options(self, schema: pa.Schema) -> dict[str, Any]:
+        # Dictionaries pay for what repeats over a trial's draws; trying one on each output
+        # costs time and is given up half-way.
+        outputs = {output.name for output in self.layout.outputs}
+        words = [field.name for field in schema if field.name not in outputs]
+        if self._compression == "none":
+            return {"compression": "none", "use_dictionary": words}
+        return {"compression": "zstd", "compression_level": self._level, "use_dictionary": words}
+
+    def _described(self, aside: Path, target: Path, name: str, rows: int) -> SealedFile:
+        data = hashlib.sha256()
+        with aside.open("rb") as file:
+            while block := file.read(1 << 22):
+                data.update(block)
+        return SealedFile(str(target.relative_to(self.path)), name, rows, aside.stat().st_size, data.hexdigest())
+
+
+def partition_path(partition: Mapping[str, Scalar | None]) -> str:
+    """`population=64/sampler=smc`: values written so that hive readers restore their type."""
+    return "/".join(f"{name}={quote(partition_text(value), safe='')}" for name, value in partition.items()) or "."
+
+
+def partition_text(value: Scalar | None) -> str:
+    if value is None:
+        return HIVE_NULL
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return repr(value) if isinstance(value, float) else str(value)
+
+
+def check_partition_text(column: str, value: Scalar | None) -> None:
+    """Refuse a text that hive readers would take for a number, a bool or nothing."""
+    if not isinstance(value, str):
+        return
+    lowered = value.strip().lower()
+    looks = "nothing" if lowered in ("", "null", "none", HIVE_NULL.lower()) else ""
+    looks = "a bool" if lowered in ("true", "false") else looks
+    with contextlib.suppress(ValueError):
+        float(lowered)
+        looks = "a number"
+    if looks:
+        raise ConfigError(
+            f"archive.partition_by: {column}={value!r} would be read back from the path as {looks}",
+            f"use another value, or leave {column} out of archive.partition_by",
+        )
+
+
+def sealed_trials(path: Path) -> Iterator[tuple[str, list[str]]]:
+    """Each trials file's part name and the trials it holds."""
+    folder = path / "trials"
+    if folder.is_dir():
+        for file in sorted(folder.glob("part-*.parquet")):
+            yield file.stem, pq.read_table(file, columns=["trial"])["trial"].to_pylist()
+
+

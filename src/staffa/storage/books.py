@@ -1,0 +1,270 @@
+"""What the journals of a campaign say, folded: tries, failures, losses, parts.
+
+Events and their fields:
+
+    run_started {driver, host, pid, workers, resumed}     run_ended {reason, exit_code}
+    batch_issued {batch, attempt, worker}                 batch_yielded {batch, segment}
+    batch_settled {batch, attempt, worker, node, outcomes: {word: n}, nan: [digest], bytes,
+                   failed: [{lane, trial, outcome, message}], timings: {kind: seconds}}
+    batch_lost {batch, attempt, worker, reason, charged, lanes: [first, end]}
+    retry_planned {batch, lanes, attempt, due}
+    quarantined {trial, batch, lane, outcome, message, attempts}
+    cancelled {trial | batch}                             readmitted {trial | batch}: back into the race
+    part_sealed {part, rows, trials, bytes, seconds}      code_change_accepted {old, new}
+    paused {reason}                                       continued {}
+    unreadable {journal, lines}: from the reader, not from a journal
+
+Every event also has `event` and `at`. Unknown ones are only counted, so an old
+version can read a newer one's history.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One try of one trial that brought no data."""
+
+    attempt: int
+    outcome: str
+    message: str
+    at: float
+    node: str
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A batch whose worker vanished; `charged` when the batch was on its device at the time.
+
+    Arguments:
+    - `lanes`: first lane and the one after the last that were being tried.
+    """
+
+    attempt: int
+    worker: str
+    reason: str
+    at: float
+    charged: bool
+    lanes: tuple[int, int] | None
+
+
+@dataclass(frozen=True)
+class Books:
+    """What the journals say, folded. Only `note` changes it.
+
+    Batches are named as in the events (`g0/3`), trials by their digest.
+
+    Arguments:
+    - `charged`: for each batch the attempts that count against its limit: settled, or lost by
+      its own doing.
+    - `flying`: batches issued and not heard of since, with their worker.
+    - `segments`: batches that yielded, with the segment to carry on from.
+    - `failures`, `losses`: what went wrong, in order, per trial and per batch.
+    - `nan`: trials whose data hold a NaN or an infinity.
+    - `states`: trials (or whole batches) that are out of the race: `quarantined`, `cancelled`.
+    - `retries`: planned and not yet issued, per batch: the event's `lanes`, `attempt`, `due`.
+    - `parts`: sealed parts by name: the event's `rows`, `trials`, `bytes`, `seconds`.
+    - `code_changes`: accepted ones, old and new digest.
+    - `runs`: one entry a driver: the fields of `run_started`, later those of `run_ended`.
+    - `counts`: how often each event was recorded; `outcomes`: tries by outcome (a trial that was
+      retried counts every time).
+    - `seconds`: sums of the timings of settled batches by kind; `written`: their `batches`, `bytes`.
+    - `condition`: `paused` with its reason while the driver is paused.
+    """
+
+    charged: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    flying: dict[str, str] = field(default_factory=dict)
+    segments: dict[str, int] = field(default_factory=dict)
+    failures: dict[str, list[Failure]] = field(default_factory=dict)
+    losses: dict[str, list[Loss]] = field(default_factory=dict)
+    nan: set[str] = field(default_factory=set)
+    states: dict[str, str] = field(default_factory=dict)
+    retries: dict[str, dict[str, Any]] = field(default_factory=dict)
+    parts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    code_changes: list[tuple[str, str]] = field(default_factory=list)
+    runs: list[dict[str, Any]] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+    outcomes: Counter[str] = field(default_factory=Counter)
+    seconds: dict[str, float] = field(default_factory=dict)
+    written: Counter[str] = field(default_factory=Counter)
+    condition: dict[str, str] = field(default_factory=dict)
+
+    def note(self, event: Mapping[str, Any]) -> None:
+        """Enter one event. Unknown ones are only counted, malformed ones as `unreadable`."""
+        enter = _ENTRIES.get(event["event"])
+        try:
+            if enter is not None:
+                enter(self, event)
+            self.counts[event["event"]] += 1
+        except (KeyError, TypeError, ValueError, AttributeError):
+            self.counts["unreadable"] += 1
+
+    def attempts(self, batch: str) -> int:
+        """How many attempts of a batch have been charged."""
+        return len(self.charged.get(batch, ()))
+
+    def summary(self) -> dict[str, Any]:
+        """The books in numbers, small however large the campaign."""
+        words = Counter(self.states.values())
+        return {
+            "events": dict(self.counts),
+            "outcomes": dict(self.outcomes),
+            "written": dict(self.written),
+            "seconds": {name: round(total, 3) for name, total in self.seconds.items()},
+            "flying": len(self.flying),
+            "yielded": len(self.segments),
+            "retries": len(self.retries),
+            "nan": len(self.nan),
+            "quarantined": words["quarantined"],
+            "cancelled": words["cancelled"],
+            "parts": len(self.parts),
+            "rows": sum(int(part.get("rows", 0)) for part in self.parts.values()),
+            "paused": self.condition.get("paused"),
+            "run": self.runs[-1] if self.runs else None,
+        }
+
+
+def fold(events: Iterable[Mapping[str, Any]]) -> Books:
+    """Read a history into books."""
+    books = Books()
+    for event in events:
+        books.note(event)
+    return books
+
+
+def _run_started(books: Books, event: Mapping[str, Any]) -> None:
+    books.runs.append({name: value for name, value in event.items() if name != "event"})
+    books.flying.clear()
+    books.condition.clear()
+
+
+def _run_ended(books: Books, event: Mapping[str, Any]) -> None:
+    if not books.runs:
+        books.runs.append({})
+    books.runs[-1].update(ended=event["at"], reason=event.get("reason"), exit_code=event.get("exit_code"))
+    books.flying.clear()
+    books.condition.clear()
+
+
+def _batch_issued(books: Books, event: Mapping[str, Any]) -> None:
+    books.flying[event["batch"]] = str(event.get("worker", ""))
+    books.retries.pop(event["batch"], None)
+
+
+def _batch_settled(books: Books, event: Mapping[str, Any]) -> None:
+    batch, attempt = event["batch"], int(event["attempt"])
+    _charge(books, batch, attempt)
+    books.flying.pop(batch, None)
+    books.segments.pop(batch, None)
+    books.outcomes.update(event.get("outcomes", {}))
+    books.nan.update(event.get("nan", ()))
+    books.written.update(batches=1, bytes=int(event.get("bytes", 0)))
+    for name, seconds in event.get("timings", {}).items():
+        books.seconds[name] = books.seconds.get(name, 0.0) + float(seconds)
+    for lane in event.get("failed", ()):
+        _fail(books, lane, attempt, event)
+
+
+def _fail(books: Books, lane: Mapping[str, Any], attempt: int, event: Mapping[str, Any]) -> None:
+    failure = Failure(
+        attempt=attempt,
+        outcome=str(lane.get("outcome", "raised")),
+        message=str(lane.get("message", "")),
+        at=float(event["at"]),
+        node=str(event.get("node", "")),
+    )
+    books.failures.setdefault(lane["trial"], []).append(failure)
+
+
+def _batch_lost(books: Books, event: Mapping[str, Any]) -> None:
+    batch, lanes = event["batch"], event.get("lanes")
+    loss = Loss(
+        attempt=int(event["attempt"]),
+        worker=str(event.get("worker", "")),
+        reason=str(event.get("reason", "")),
+        at=float(event["at"]),
+        charged=bool(event["charged"]),
+        lanes=(int(lanes[0]), int(lanes[1])) if lanes else None,
+    )
+    books.losses.setdefault(batch, []).append(loss)
+    books.flying.pop(batch, None)
+    if loss.charged:
+        _charge(books, batch, loss.attempt)
+
+
+def _charge(books: Books, batch: str, attempt: int) -> None:
+    charged = books.charged.get(batch, ())
+    if attempt not in charged:
+        books.charged[batch] = (*charged, attempt)
+
+
+def _batch_yielded(books: Books, event: Mapping[str, Any]) -> None:
+    books.segments[event["batch"]] = int(event["segment"])
+    books.flying.pop(event["batch"], None)
+
+
+def _retry_planned(books: Books, event: Mapping[str, Any]) -> None:
+    books.retries[event["batch"]] = {name: event[name] for name in ("lanes", "attempt", "due")}
+
+
+def _quarantined(books: Books, event: Mapping[str, Any]) -> None:
+    trial = event["trial"]
+    books.states[trial] = "quarantined"
+    if trial not in books.failures:
+        # A trial that took its process down never had a receipt; here alone stands why.
+        _fail(books, event, int(event.get("attempts", 1)), event)
+
+
+def _cancelled(books: Books, event: Mapping[str, Any]) -> None:
+    books.states[event["trial"] if "trial" in event else event["batch"]] = "cancelled"
+
+
+def _readmitted(books: Books, event: Mapping[str, Any]) -> None:
+    books.states.pop(event["trial"] if "trial" in event else event["batch"], None)
+    books.charged.pop(event.get("batch", ""), None)
+
+
+def _part_sealed(books: Books, event: Mapping[str, Any]) -> None:
+    books.parts[event["part"]] = {
+        name: event[name] for name in ("rows", "trials", "bytes", "seconds", "at") if name in event
+    }
+
+
+def _code_change_accepted(books: Books, event: Mapping[str, Any]) -> None:
+    books.code_changes.append((str(event["old"]), str(event["new"])))
+
+
+def _paused(books: Books, event: Mapping[str, Any]) -> None:
+    books.condition["paused"] = str(event.get("reason", ""))
+
+
+def _continued(books: Books, _: Mapping[str, Any]) -> None:
+    books.condition.clear()
+
+
+def _unreadable(books: Books, event: Mapping[str, Any]) -> None:
+    books.counts["unreadable"] += int(event["lines"]) - 1
+
+
+_ENTRIES: Mapping[str, Callable[[Books, Mapping[str, Any]], None]] = {
+    "run_started": _run_started,
+    "run_ended": _run_ended,
+    "batch_issued": _batch_issued,
+    "batch_settled": _batch_settled,
+    "batch_lost": _batch_lost,
+    "batch_yielded": _batch_yielded,
+    "retry_planned": _retry_planned,
+    "quarantined": _quarantined,
+    "cancelled": _cancelled,
+    "readmitted": _readmitted,
+    "part_sealed": _part_sealed,
+    "code_change_accepted": _code_change_accepted,
+    "paused": _paused,
+    "continued": _continued,
+    "unreadable": _unreadable,
+}
