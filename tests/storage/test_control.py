@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import subprocess
 import sys
 import time
@@ -42,7 +40,7 @@ def test_ask_and_answer_across_processes(workspace: Workspace) -> None:
         assert reply == {"echo": "cancel", "trials": ["ab"], "n": number}
     assert wait_answer(workspace, ask(workspace, "stop"), timeout=10) == {"echo": "stop"}
     assert driver.wait(timeout=10) == 0
-    assert os.listdir(workspace.control) == []
+    assert [path.name for path in workspace.control.iterdir()] == []
 
 
 def test_requests_come_in_the_order_they_were_asked(workspace: Workspace) -> None:
@@ -80,12 +78,13 @@ def test_a_driver_killed_between_answer_and_clearing_does_not_act_twice(workspac
         b"{",
         b"[]",
         b"null",
-        b'{"verb": 1, "arguments": {}, "at": 0}',
-        b'{"verb": "a"}',
         b"\xff",
         b"[" * 9999,
-    ]
-    + [json.dumps({"verb": "a", "arguments": [], "at": 0}).encode(), b'{"verb":"a","arguments":{},"at":"x"}'],
+        b'{"verb": "a"}',
+        b'{"verb": 1, "arguments": {}, "at": 0}',
+        b'{"verb": "a", "arguments": [], "at": 0}',
+        b'{"verb": "a", "arguments": {}, "at": "x"}',
+    ],
 )
 def test_malformed_requests_are_moved_aside(workspace: Workspace, data: bytes) -> None:
     (workspace.control / "1-a.request.json").write_bytes(data)
@@ -93,7 +92,10 @@ def test_malformed_requests_are_moved_aside(workspace: Workspace, data: bytes) -
     good = ask(workspace, "stop")
     assert [request.id for request in pending(workspace)] == [good]
     withdraw(workspace, good)
-    assert sorted(os.listdir(workspace.control)) == ["1-a.request.json.bad", "2-b.request.json.bad"]
+    assert sorted(path.name for path in workspace.control.iterdir()) == [
+        "1-a.request.json.bad",
+        "2-b.request.json.bad",
+    ]
     assert pending(workspace) == []
 
 

@@ -40,7 +40,7 @@ def test_write_and_read_back(tmp_path: Path, name: str) -> None:
     assert read_json(path) == {"å": 1}
     write_aside(path, b"[2]", sync=False)
     assert read_json(path) == [2]
-    assert os.listdir(folder) == [path.name]
+    assert [path.name for path in folder.iterdir()] == [path.name]
 
 
 def test_absent_or_rubbish_is_none(tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ def test_full_disk_keeps_the_old_file_and_leaves_nothing(small_disk: Path) -> No
     with pytest.raises(OSError) as caught:
         write_aside(path, b"x" * 100_000)
     assert caught.value.errno == errno.ENOSPC
-    assert os.listdir(small_disk) == ["a.json"]
+    assert [path.name for path in small_disk.iterdir()] == ["a.json"]
     assert read_json(path) == [1]
 
 
@@ -75,7 +75,7 @@ def test_failing_sync_propagates_and_leaves_nothing(
     assert caught.value.errno == number
     with pytest.raises(OSError):
         sync_directory(tmp_path)
-    assert os.listdir(tmp_path) == []
+    assert [path.name for path in tmp_path.iterdir()] == []
 
 
 WRITER = """
@@ -103,7 +103,7 @@ def test_readers_never_see_half_a_file_though_writers_are_killed(tmp_path: Path)
         writer.wait()
     assert len(seen) > 3
     sweep_partials(tmp_path, 0)
-    assert os.listdir(tmp_path) == ["busy.json"]
+    assert [path.name for path in tmp_path.iterdir()] == ["busy.json"]
 
 
 def test_sweep_takes_old_partials_below_and_spares_the_rest(tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def test_take_beat_release(path: Path) -> None:
         assert holder is not None and (holder.since, holder.heartbeat) == (1_000_000.0, 1_000_005.0)
     assert read_lease(path) is None
     lease.release()
-    assert os.listdir(path.parent) == []
+    assert [path.name for path in path.parent.iterdir()] == []
 
 
 def test_second_driver_is_refused_with_the_holder_and_the_commands(path: Path) -> None:
@@ -101,7 +101,7 @@ def test_second_driver_is_refused_with_the_holder_and_the_commands(path: Path) -
     assert f"pid {process.pid}" in caught.value.message and os.uname().nodename in caught.value.message
     assert "staffa status '" in caught.value.hint and "staffa stop '" in caught.value.hint
     assert f"kill {process.pid}" in caught.value.hint
-    assert [name for name in os.listdir(path.parent) if "claim" in name] == []
+    assert list(path.parent.glob("*claim*")) == []
 
 
 @pytest.mark.parametrize("reap", [True, False], ids=["gone", "zombie"])
@@ -202,10 +202,10 @@ def test_old_heirs_are_swept(path: Path) -> None:
         process.wait()
     (heir,) = path.parent.glob("*.next")
     Lease.acquire(path).release()
-    assert os.listdir(path.parent) == [heir.name]
+    assert [path.name for path in path.parent.iterdir()] == [heir.name]
     os.utime(heir, (0, 0))
     Lease.acquire(path).release()
-    assert os.listdir(path.parent) == []
+    assert [path.name for path in path.parent.iterdir()] == []
 
 
 DEAD = {

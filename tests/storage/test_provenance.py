@@ -64,7 +64,7 @@ def test_snapshot_holds_the_workflows_own_files_and_nothing_else(source: Path, t
     assert files(target) == OWN
     assert digest == code_digest(source) == code_digest(target)
     assert changed_files(source, target) == []
-    assert os.listdir(target.parent) == ["code"]
+    assert [path.name for path in target.parent.iterdir()] == ["code"]
 
 
 def test_snapshot_into_the_workflows_folder_does_not_eat_itself(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_a_failed_copy_leaves_the_old_snapshot(tmp_path: Path, monkeypatch: pyte
         with pytest.raises(OSError):
             snapshot_code(source, target)
     assert (target / "model.py").read_text() == "import parts.energy\n"
-    assert os.listdir(target.parent) == ["code"]
+    assert [path.name for path in target.parent.iterdir()] == ["code"]
 
 
 def git(folder: Path, *words: str) -> None:

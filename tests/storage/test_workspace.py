@@ -67,7 +67,7 @@ def test_paths_are_absolute_and_know_the_home_folder(tmp_path: Path, monkeypatch
 def test_a_plan_cut_short_is_no_workspace(tmp_path: Path) -> None:
     workspace = Workspace.create(tmp_path / "run")
     assert not workspace.is_planned
-    with pytest.raises(WorkspaceError, match="has no campaign.yaml") as caught:
+    with pytest.raises(WorkspaceError, match=r"has no campaign\.yaml") as caught:
         Workspace.open(workspace.root)
     assert "staffa run" in caught.value.hint
 
@@ -130,12 +130,12 @@ def test_unreadable_and_unwritable(tmp_path: Path) -> None:
 
 def test_a_file_in_the_way(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("")
-    with pytest.raises(WorkspaceError, match="File exists|Not a directory"):
+    with pytest.raises(WorkspaceError, match=r"File exists|Not a directory"):
         Workspace.create(tmp_path / "run")
 
 
 def test_status_starts_without_heavy_libraries() -> None:
-    rooms = "files lease ledger control workspace books provenance".split()
+    rooms = ["files", "lease", "ledger", "control", "workspace", "books", "provenance"]
     code = f"import sys; [__import__('staffa.storage.' + room) for room in {rooms}];"
     code += "print({'numpy', 'zarr', 'pyarrow', 'psutil', 'jax', 'dask'} & set(sys.modules))"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "set()"

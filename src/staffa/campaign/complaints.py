@@ -71,7 +71,7 @@ def _hint(item: ErrorDetails, address: Address, model: type[BaseModel]) -> str:
     if item["type"] == "literal_error" and isinstance(item["input"], str):
         return near(item["input"], re.findall(r"'([^']+)'", item["ctx"]["expected"]))
     above = _model_at(address[:-1], model)
-    field = above.model_fields.get(address[-1]) if above and address else None
+    field = above.model_fields.get(str(address[-1])) if above and address else None
     return (field.description or "") if field else ""
 
 
@@ -81,7 +81,7 @@ def _meant(address: Address, model: type[BaseModel]) -> str:
     if len(homes) == 1:
         return f"did you mean '{homes[0]}'?"
     above = _model_at(address[:-1], model)
-    return near(address[-1], above.model_fields) if above else ""
+    return near(str(address[-1]), above.model_fields) if above else ""
 
 
 def _fields(model: type[BaseModel], above: Address) -> Iterator[Address]:
@@ -94,7 +94,7 @@ def _fields(model: type[BaseModel], above: Address) -> Iterator[Address]:
 def _model_at(address: Address, model: type[BaseModel]) -> type[BaseModel] | None:
     here: type[BaseModel] | None = model
     for part in address:
-        field = here.model_fields.get(part) if here else None
+        field = here.model_fields.get(str(part)) if here else None
         here = _model_in(field.annotation) if field else None
     return here
 

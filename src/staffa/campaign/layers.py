@@ -81,7 +81,7 @@ def _over(left: Node, right: Node) -> Node:
     # without `whole`, a mapping over a scalar would melt into a mapping two tiers below: not associative
     if not isinstance(left.content, dict):
         return Node(right.content, right.origin, whole=True)
-    return Node(merge(left.content, right.content), left.origin, left.whole)
+    return Node(merge(left.content, right.content), right.origin, left.whole)
 
 
 def values(tree: Tree) -> dict[str, Any]:

@@ -97,12 +97,12 @@ class TitleConfig(_Section):
         description="Name of the campaign: a letter, then letters, digits, '.', '_' or '-'.",
     )
     version: str = Field(
-        "v1.0",
+        default="v1.0",
         pattern=r"^v\d+(\.\d+)*$",
         description="Version such as v1.0; raise it to run a changed campaign beside the old one.",
     )
-    description: str = Field("", description="One sentence for people who find the results later.")
-    tags: tuple[str, ...] = Field((), description="Words to find the campaign by.")
+    description: str = Field(default="", description="One sentence for people who find the results later.")
+    tags: tuple[str, ...] = Field(default=(), description="Words to find the campaign by.")
 
 
 class ExperimentConfig(BaseModel):
@@ -128,18 +128,22 @@ class SamplingConfig(_Section):
     """Section `sampling`: how many steps each trial takes and which of them are kept."""
 
     draws: Count | None = Field(
-        None,
+        default=None,
         description="Draws kept per trial, such as 1000; leave out (null) for an experiment of one shot.",
     )
-    thin: Count = Field(1, description="Steps per kept draw; raise it when neighbouring draws are too alike.")
-    discard: Natural = Field(0, description="First draws that are computed and not kept.")
-    warmup: Natural = Field(0, description="Steps of `adapt` before the first draw.")
+    thin: Count = Field(
+        default=1, description="Steps per kept draw; raise it when neighbouring draws are too alike."
+    )
+    discard: Natural = Field(default=0, description="First draws that are computed and not kept.")
+    warmup: Natural = Field(default=0, description="Steps of `adapt` before the first draw.")
 
 
 class SeedsConfig(_Section):
     """Section `seeds`: where randomness starts. Trials fold their own key from it and their identity."""
 
-    global_seed: Natural = Field(0, description="The one seed; change it for an independent repetition.")
+    global_seed: Natural = Field(
+        default=0, description="The one seed; change it for an independent repetition."
+    )
     pinned: dict[Channel, Natural] = Field(
         default_factory=dict,
         description=f"Channels given by hand, to vary one thing alone: {', '.join(CHANNELS)}.",
@@ -153,12 +157,14 @@ class SeedsConfig(_Section):
 class BackoffConfig(_Section):
     """Section `execution.retries.backoff`: the n-th retry waits `initial * factor**n`, shaken by `jitter`."""
 
-    initial: Duration = Field(30.0, description="Wait before the first retry, such as 30s.")
+    initial: Duration = Field(default=30.0, description="Wait before the first retry, such as 30s.")
     factor: Real = Field(
-        2.0, ge=1, allow_inf_nan=False, description="Growth of the wait from retry to retry."
+        default=2.0, ge=1, allow_inf_nan=False, description="Growth of the wait from retry to retry."
     )
-    jitter: Real = Field(0.1, ge=0, le=1, description="Random share of the wait, 0 to 1: retries spread out.")
-    maximum: Duration = Field(3600.0, description="Longest wait, such as 1h.")
+    jitter: Real = Field(
+        default=0.1, ge=0, le=1, description="Random share of the wait, 0 to 1: retries spread out."
+    )
+    maximum: Duration = Field(default=3600.0, description="Longest wait, such as 1h.")
 
     @model_validator(mode="after")
     def _ordered(self) -> BackoffConfig:
@@ -172,43 +178,50 @@ class BackoffConfig(_Section):
 class RetriesConfig(_Section):
     """Section `execution.retries`: what happens after a failure."""
 
-    limit: Natural = Field(3, description="Retries of a failed trial before it is quarantined; 0 for none.")
-    backoff: BackoffConfig = Field(BackoffConfig(), description="How long retries wait: initial, factor, …")
+    limit: Natural = Field(
+        default=3, description="Retries of a failed trial before it is quarantined; 0 for none."
+    )
+    backoff: BackoffConfig = Field(
+        default=BackoffConfig(), description="How long retries wait: initial, factor, …"
+    )
 
 
 class ExecutionConfig(_Section):
     """Section `execution`: how the work is cut and carried out. Nothing here changes a trial's identity."""
 
     segments: Count = Field(
-        1,
+        default=1,
         description="Pieces the draws are cut into, a checkpoint after each; raise it for trials of hours.",
     )
     batch: Automatic = Field(
-        "auto", description="Trials computed and written together: auto (from bytes per trial) or a number."
+        default="auto",
+        description="Trials computed and written together: auto (from their bytes) or a number.",
     )
     width: Automatic = Field(
-        "auto",
+        default="auto",
         description="Lanes of one vmap call: auto (from device memory) or a number that divides the batch.",
     )
     retries: RetriesConfig = Field(
-        RetriesConfig(), description="What happens after a failure: limit, backoff."
+        default=RetriesConfig(), description="What happens after a failure: limit, backoff."
     )
     timeout: Annotated[Duration, Field(gt=0)] | None = Field(
-        None, description="Longest time a trial may take, such as 2h; null for no limit."
+        default=None, description="Longest time a trial may take, such as 2h; null for no limit."
     )
     patience: Duration = Field(
-        600.0, description="How long the driver waits for a full disk or lost workers before it gives up."
+        default=600.0, description="How long the driver waits for a full disk or lost workers, then gives up."
     )
-    window: Count = Field(3, description="Batches in flight per worker; raise it if workers wait for work.")
-    x64: StrictBool = Field(False, description="Double precision in JAX: true or false.")
+    window: Count = Field(
+        default=3, description="Batches in flight per worker; raise it if workers wait for work."
+    )
+    x64: StrictBool = Field(default=False, description="Double precision in JAX: true or false.")
     prng: Literal["threefry2x32", "rbg", "unsafe_rbg"] = Field(
-        "threefry2x32", description="JAX's generator; rbg is faster on TPUs and needs `vectorize: map`."
+        default="threefry2x32", description="JAX's generator; rbg is faster on TPUs, needs `vectorize: map`."
     )
     vectorize: Literal["auto", "vmap", "map", "off"] = Field(
-        "auto",
+        default="auto",
         description="How a batch runs: auto (as the experiment says), vmap, map (lanes one by one) or off.",
     )
-    workers: Count | None = Field(None, description="Local worker processes; null for one per core.")
+    workers: Count | None = Field(default=None, description="Local worker processes; null for one per core.")
 
     @model_validator(mode="after")
     def _generator_fits(self) -> ExecutionConfig:
@@ -228,21 +241,23 @@ class ExecutionConfig(_Section):
 class StorageConfig(_Section):
     """Section `storage`: where and how data are written."""
 
-    root: str = Field("runs", min_length=1, description="Folder that holds the campaigns' folders.")
+    root: str = Field(default="runs", min_length=1, description="Folder that holds the campaigns' folders.")
     compression: Literal["zstd", "none"] = Field(
-        "zstd", description="Codec of the hot store; none where the disk outruns the processor."
+        default="zstd", description="Codec of the hot store; none where the disk outruns the processor."
     )
     level: Annotated[int, Field(ge=1, le=22), BeforeValidator(_integer)] = Field(
-        1, description="Level of compression, 1 (fast) to 22 (small)."
+        default=1, description="Level of compression, 1 (fast) to 22 (small)."
     )
 
 
 class EveryConfig(_Section):
     """Section `archive.every`: when ripe parts are looked for during a run, whichever comes first."""
 
-    trials: Count | None = Field(1000, description="After so many settled trials; null to go by time alone.")
+    trials: Count | None = Field(
+        default=1000, description="After so many settled trials; null to go by time alone."
+    )
     minutes: Annotated[Real, Field(gt=0, allow_inf_nan=False)] | None = Field(
-        10.0, description="After so many minutes; null to go by trials alone."
+        default=10.0, description="After so many minutes; null to go by trials alone."
     )
 
 
@@ -250,33 +265,37 @@ class ArchiveConfig(_Section):
     """Section `archive`: the Parquet archive the campaign cools into."""
 
     partition_by: tuple[str, ...] = Field(
-        (),
+        default=(),
         description="Columns whose values become folders of the archive; few values each, such as [sampler].",
     )
-    part_size: Size = Field(256 * 1024**2, description="Largest size of one Parquet file, such as 256MiB.")
+    part_size: Size = Field(
+        default=256 * 1024**2, description="Largest size of one Parquet file, such as 256MiB."
+    )
     every: Annotated[
         Annotated[
             Literal["off"], BeforeValidator(_off, json_schema_input_type=Literal["off", False]), Tag("off")
         ]
         | Annotated[EveryConfig, Tag(SCHEDULED)],
         Discriminator(_is_scheduled),
-    ] = Field(EveryConfig(), description="Sealing during a run: {trials: 1000, minutes: 10}, or off.")
+    ] = Field(default=EveryConfig(), description="Sealing during a run: {trials: 1000, minutes: 10}, or off.")
     prune: Literal["never", "verified"] = Field(
-        "never", description="Whether hot data go once their archived rows are verified: never or verified."
+        default="never", description="Whether hot data go once archived rows are verified: never or verified."
     )
 
 
 class ClusterConfig(_Section):
     """Section `cluster`: the machine. It usually has a file of its own, `cluster_configs/<name>.yaml`."""
 
-    kind: Literal["local"] = Field("local", description="What starts the workers: local.")
-    workers: Count | None = Field(None, description="Worker processes; null for `execution.workers`.")
+    kind: Literal["local"] = Field(default="local", description="What starts the workers: local.")
+    workers: Count | None = Field(default=None, description="Worker processes; null for `execution.workers`.")
     memory: Size | None = Field(
-        None, description="Memory per worker, such as 4GiB; null to share the machine's."
+        default=None, description="Memory per worker, such as 4GiB; null to share the machine's."
     )
-    dashboard: StrictBool = Field(True, description="Whether the Dask dashboard is served: true or false.")
+    dashboard: StrictBool = Field(
+        default=True, description="Whether the Dask dashboard is served: true or false."
+    )
     dashboard_port: Annotated[int, Field(ge=0, le=65535), BeforeValidator(_integer)] = Field(
-        8787, description="Port of the dashboard; 0 for any free one."
+        default=8787, description="Port of the dashboard; 0 for any free one."
     )
 
 
@@ -288,19 +307,25 @@ class CampaignConfig(_Section):
         description="Which experiment: {use: model.py:Walk}, and its options."
     )
     space: tuple[dict[str, Any], ...] = Field(
-        (),
+        default=(),
         description="Blocks whose product is the parameter space, such as [{grid: {temperature: [1, 2]}}].",
     )
     duplicates: Literal["refuse", "merge"] = Field(
-        "refuse", description="What to do when the space names a point twice: refuse or merge."
+        default="refuse", description="What to do when the space names a point twice: refuse or merge."
     )
-    replicates: Count = Field(1, description="Trials per point of the space, each with a key of its own.")
-    sampling: SamplingConfig = Field(SamplingConfig(), description="Draws per trial, thinning, warm-up.")
-    seeds: SeedsConfig = Field(SeedsConfig(), description="Where randomness starts.")
-    execution: ExecutionConfig = Field(ExecutionConfig(), description="How the work is cut and carried out.")
-    storage: StorageConfig = Field(StorageConfig(), description="Where and how data are written.")
-    archive: ArchiveConfig = Field(ArchiveConfig(), description="The Parquet archive.")
-    cluster: ClusterConfig = Field(ClusterConfig(), description="The machine.")
+    replicates: Count = Field(
+        default=1, description="Trials per point of the space, each with a key of its own."
+    )
+    sampling: SamplingConfig = Field(
+        default=SamplingConfig(), description="Draws per trial, thinning, warm-up."
+    )
+    seeds: SeedsConfig = Field(default=SeedsConfig(), description="Where randomness starts.")
+    execution: ExecutionConfig = Field(
+        default=ExecutionConfig(), description="How the work is cut and carried out."
+    )
+    storage: StorageConfig = Field(default=StorageConfig(), description="Where and how data are written.")
+    archive: ArchiveConfig = Field(default=ArchiveConfig(), description="The Parquet archive.")
+    cluster: ClusterConfig = Field(default=ClusterConfig(), description="The machine.")
 
     @model_validator(mode="after")
     def _segments_fit(self) -> CampaignConfig:
@@ -313,8 +338,8 @@ class CampaignConfig(_Section):
 class ProfileConfig(_Section):
     """A file `profiles/<name>.yaml`: a named set of values for one kind of work, such as a smoke test."""
 
-    name: str = Field("", description="Name of the profile.")
-    description: str = Field("", description="What the profile is for.")
-    workload: str = Field("", description="The kind of work it suits, such as smoke or production.")
-    tags: tuple[str, ...] = Field((), description="Words to find the profile by.")
+    name: str = Field(default="", description="Name of the profile.")
+    description: str = Field(default="", description="What the profile is for.")
+    workload: str = Field(default="", description="The kind of work it suits, such as smoke or production.")
+    tags: tuple[str, ...] = Field(default=(), description="Words to find the profile by.")
     set: dict[str, Any] = Field(default_factory=dict, description="Values, in the shape of a campaign file.")

@@ -38,6 +38,8 @@ from staffa.trial import Outcome, canonical
 
 Row = npt.NDArray[Any]
 
+TOPIC = "staffa"
+"""Dask's event topic on which workers say that a group's program is compiled."""
 CHECKPOINT_SECONDS = 2.0
 """Plain Python trials: finished ones are written down at least this often."""
 MESSAGES = 8
@@ -154,6 +156,8 @@ class Bench:
 def initialize(order: Order, phase: int = 0, before: Work | None = None) -> Work:
     """Read the mark and the parameters, make the state, do the warm-up (or its `phase`-th piece)."""
     bench = bench_of(order)
+    if before is None:
+        _prepare(bench, order)
     work = _begin(bench, order) if before is None else before
     if work.done or work.carried is None or work.resumed:
         return work
@@ -221,6 +225,22 @@ def commit(work: Work, written: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         seconds["sample"] = float(work.loop.trial_seconds.sum())
     seconds["commit"] = time.perf_counter() - started
     return _receipt(bench, work, status, sum(piece["bytes"] for piece in written), seconds)
+
+
+def _prepare(bench: Bench, order: Order) -> None:
+    """Compile everything the batch needs, then tell the driver: others find it in the cache."""
+    group = bench.group(order.group)
+    if group.vectorize != "off":
+        sampling = bench.plan.sampling
+        compiles()
+        program = bench.program(group, bench.width(group))
+        names = ["initialize", *["adapt"] * bool(sampling.warmup), *["discard"] * bool(sampling.discard), "sample"]
+        with bench_errors():
+            program.prepare(*names)
+    with contextlib.suppress(ImportError, ValueError):
+        from distributed import get_worker
+
+        get_worker().log_event(TOPIC, {"ready": order.group, "root": order.root})
 
 
 def _begin(bench: Bench, order: Order) -> Work:

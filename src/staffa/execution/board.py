@@ -1,0 +1,241 @@
+"""What is to be issued next, what is in flight, what failed and when it is tried again.
+
+Pure bookkeeping over batches, without Dask and without files, so that every rule about retries,
+suspects and ripe parts can be tested with a clock of its own.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from staffa.campaign.plan import Plan
+from staffa.execution.marks import Started
+from staffa.trial import Outcome, canonical
+
+Batch = tuple[int, int]
+"""(group, batch)."""
+
+
+@dataclass(frozen=True)
+class Retries:
+    """How often and when a failed trial is tried again."""
+
+    limit: int = 3
+    initial: float = 30.0
+    factor: float = 2.0
+    jitter: float = 0.1
+    maximum: float = 3600.0
+
+    def wait(self, tries: int, chance: float) -> float:
+        """Seconds before try number `tries + 1`; `chance` in [0, 1) spreads them."""
+        base = min(self.initial * self.factor ** max(tries - 1, 0), self.maximum)
+        return base * (1 + self.jitter * (2 * chance - 1))
+
+
+@dataclass
+class Trouble:
+    """A batch that did not go through at once."""
+
+    attempts: int = 0
+    deaths: int = 0
+    """Processes that died with this batch on the device since it was last settled."""
+    suspects: tuple[int, ...] = ()
+    leave_out: dict[int, tuple[int, str]] = field(default_factory=dict)
+    tries: Counter[int] = field(default_factory=Counter)
+    """Failed tries of each lane."""
+    faults: int = 0
+    """Errors of the machinery, which no lane is to blame for."""
+
+
+@dataclass(frozen=True)
+class Next:
+    """A batch to be issued now."""
+
+    batch: Batch
+    attempt: int
+    lanes: tuple[int, ...] | None
+    leave_out: tuple[tuple[int, int, str], ...]
+    suspects: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What settling a batch decided about its failed lanes."""
+
+    retried: tuple[int, ...] = ()
+    due: float = 0.0
+    quarantined: tuple[int, ...] = ()
+
+
+class Board:
+    """The state of every batch of a plan.
+
+    Arguments:
+    - `clock`, `chance`: the time, and random numbers in [0, 1) for the jitter.
+    """
+
+    def __init__(self, plan: Plan, retries: Retries, clock: Callable[[], float], chance: random.Random) -> None:
+        self.plan = plan
+        self.retries = retries
+        self.troubles: dict[Batch, Trouble] = {}
+        self.outcomes: Counter[str] = Counter()
+        self.flying: set[Batch] = set()
+        self._clock, self._chance = clock, chance
+        self._queue: deque[tuple[Batch, tuple[int, ...] | None]] = deque()
+        self._later: list[tuple[float, Batch, tuple[int, ...]]] = []
+        self._counts: dict[Batch, Counter[str]] = {}
+        self._part_of = {(part.group, b): n for n, part in enumerate(plan.parts) for b in part.batches()}
+        self._open = [len(part.batches()) for part in plan.parts]
+        self._programs = [canonical([g.experiment, g.static, g.traced, g.vectorize, g.batch]) for g in plan.groups]
+        self._unsettled: set[Batch] = set(self._part_of)
+
+    def load(self, statuses: Iterable[tuple[Batch, Mapping[str, int]]]) -> None:
+        """Take over what the hot stores say: committed batches are settled, the rest is queued."""
+        for batch, counts in statuses:
+            if not counts.get("missing"):
+                self._settle(batch, counts)
+        for part in self.plan.parts:
+            for number in part.batches():
+                if (part.group, number) in self._unsettled:
+                    self._queue.append(((part.group, number), None))
+
+    def program(self, group: int) -> str:
+        """What a worker must have compiled for a group."""
+        return self._programs[group]
+
+    def take(self, accepts: Callable[[int], bool]) -> Next | None:
+        """The next batch to issue whose group is accepted; it is in flight from now on."""
+        self._ripen()
+        for index, (batch, _) in enumerate(self._queue):
+            if accepts(batch[0]):
+                _, lanes = self._queue[index]
+                del self._queue[index]
+                return self._issue(batch, lanes)
+        return None
+
+    def settled(self, batch: Batch, counts: Mapping[str, int], failed: Mapping[int, Outcome], tried: Iterable[int]) -> Verdict:
+        """A batch was committed.
+
+        Arguments:
+        - `counts`: trials of the batch by outcome.
+        - `failed`: its lanes without data.
+        - `tried`: the lanes this attempt was to compute: only those are charged.
+        """
+        self.flying.discard(batch)
+        fresh = sorted(set(failed) & set(tried))
+        verdict = Verdict()
+        trouble = self.troubles.get(batch)
+        if fresh:
+            trouble = self.troubles.setdefault(batch, Trouble())
+            trouble.tries.update(fresh)
+            again = tuple(lane for lane in fresh if trouble.tries[lane] <= self.retries.limit)
+            out = tuple(lane for lane in fresh if trouble.tries[lane] > self.retries.limit)
+            due = self._clock() + self.retries.wait(max((trouble.tries[i] for i in again), default=1), self._chance.random())
+            verdict = Verdict(again, due, out)
+        if trouble is not None:
+            trouble.deaths, trouble.suspects, trouble.leave_out = 0, (), {}
+        self._settle(batch, counts, open_again=bool(verdict.retried))
+        if verdict.retried:
+            heapq.heappush(self._later, (verdict.due, batch, verdict.retried))
+        return verdict
+
+    def lost(self, batch: Batch, lanes: tuple[int, ...] | None, started: Started | None, attempt: int) -> bool:
+        """A worker died; returns whether this batch is charged for it. It goes to the front again.
+
+        A batch that had its start mark open is charged. One death may be an accident; from the
+        second on (or at once, if the time ran out) the lanes on the device are suspects, divided
+        until one stands alone: that one is left out.
+        """
+        self.flying.discard(batch)
+        charged = started is not None and started.batch == f"g{batch[0]}/{batch[1]}" and started.attempt == attempt
+        if charged and started is not None:
+            trouble = self.troubles.setdefault(batch, Trouble())
+            trouble.deaths += 1
+            known = len(started.lanes) == 1 and trouble.tries[started.lanes[0]] > 0
+            if started.timed_out or trouble.deaths > 1 or known:
+                self._accuse(trouble, started)
+        self._queue.appendleft((batch, lanes))
+        return charged
+
+    def returned(self, batch: Batch, lanes: tuple[int, ...] | None, *, fault: bool) -> int:
+        """Put a batch back that the machinery failed; returns how often that has happened."""
+        self.flying.discard(batch)
+        self._queue.appendleft((batch, lanes))
+        if fault:
+            self.troubles.setdefault(batch, Trouble()).faults += 1
+        return self.troubles[batch].faults if batch in self.troubles else 0
+
+    def reopen(self, batch: Batch, lanes: tuple[int, ...] | None) -> None:
+        """Do (some lanes of) a settled batch again: damaged data, or a retry asked for."""
+        if batch not in self.flying:
+            trouble = self.troubles.setdefault(batch, Trouble())
+            for lane in lanes or ():
+                trouble.tries[lane] = 0
+            self._later = [entry for entry in self._later if entry[1] != batch]
+            heapq.heapify(self._later)
+            self._unsettle(batch)
+            self._queue.append((batch, lanes))
+
+    def ripe(self, part: int) -> bool:
+        """Whether all batches of a part are settled, with no retry to come."""
+        return self._open[part] == 0
+
+    @property
+    def idle_until(self) -> float | None:
+        """When the next retry falls due; None if nothing waits."""
+        return self._later[0][0] if self._later else None
+
+    @property
+    def finished(self) -> bool:
+        return not (self._queue or self._later or self.flying)
+
+    @property
+    def waiting(self) -> int:
+        return len(self._queue)
+
+    @property
+    def retrying(self) -> int:
+        return len(self._later)
+
+    def _issue(self, batch: Batch, lanes: tuple[int, ...] | None) -> Next:
+        trouble = self.troubles.get(batch)
+        self.flying.add(batch)
+        if trouble is None:
+            return Next(batch, 1, lanes, (), ())
+        trouble.attempts = max(trouble.attempts, 1) + 1
+        left_out = tuple((lane, outcome, text) for lane, (outcome, text) in sorted(trouble.leave_out.items()))
+        return Next(batch, trouble.attempts, lanes, left_out, trouble.suspects)
+
+    def _ripen(self) -> None:
+        while self._later and self._later[0][0] <= self._clock():
+            _, batch, lanes = heapq.heappop(self._later)
+            self._queue.appendleft((batch, lanes))
+
+    def _accuse(self, trouble: Trouble, started: Started) -> None:
+        if len(started.lanes) > 1:
+            trouble.suspects = started.lanes
+            return
+        outcome = Outcome.TIMEOUT if started.timed_out else Outcome.KILLED
+        text = "ran past execution.timeout" if started.timed_out else "took its process down"
+        trouble.leave_out[started.lanes[0]] = (int(outcome), text)
+        trouble.suspects, trouble.deaths = (), 0
+
+    def _settle(self, batch: Batch, counts: Mapping[str, int], *, open_again: bool = False) -> None:
+        self.outcomes.subtract(self._counts.get(batch, {}))
+        self._counts[batch] = Counter(counts)
+        self.outcomes.update(counts)
+        if open_again:
+            self._unsettle(batch)
+        elif batch in self._unsettled:
+            self._unsettled.remove(batch)
+            self._open[self._part_of[batch]] -= 1
+
+    def _unsettle(self, batch: Batch) -> None:
+        if batch not in self._unsettled:
+            self._unsettled.add(batch)
+            self._open[self._part_of[batch]] += 1

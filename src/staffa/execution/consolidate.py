@@ -1,0 +1,156 @@
+"""Which parts are ripe, what a seal has to hold, and what is noted of it.
+
+A part is sealed once all its batches are settled. Trials that get their data later (retried
+after the seal) go to supplements of their own; nothing ever stands twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from staffa.campaign.plan import Part, Plan
+from staffa.execution.reduce import SealOrder, archive_layout
+from staffa.storage.archive import Archive, SealedFile, SealedPart
+from staffa.storage.books import Books
+from staffa.storage.hot import HotStore
+from staffa.storage.workspace import Workspace
+from staffa.trial import Outcome
+
+
+class Consolidation:
+    """The archive as the driver sees it: which parts stand, and what is still to be sealed."""
+
+    def __init__(self, workspace: Workspace, plan: Plan, digest: str, stores: Mapping[int, HotStore]) -> None:
+        self.workspace, self.plan, self.digest = workspace, plan, digest
+        self.stores = stores
+        self.archive = Archive(workspace.archive, archive_layout(plan), plan.compression, plan.level)
+        self.sealed: dict[str, list[str]] = {}
+        """Part -> names of its published trials files (the part's own, then supplements)."""
+        self._look()
+
+    def order(self, part: Part, books: Books, nodes: Mapping[tuple[int, int], str]) -> SealOrder | None:
+        """What sealing `part` now would take; None where nothing is missing from the archive."""
+        files = self.sealed.get(part.name, [])
+        if not files:
+            return self._order(part, part.name, None, books, nodes)
+        lanes = self._unsealed(part, files)
+        return self._order(part, f"{part.name}-s{len(files)}", lanes, books, nodes) if lanes else None
+
+    def enter(self, part: str, receipt: Mapping[str, Any]) -> None:
+        """Note a published part."""
+        files = tuple(SealedFile(**file) for file in receipt["files"])
+        self.archive.enter(SealedPart(receipt["part"], int(receipt["trials"]), files))
+        self.sealed.setdefault(part, []).append(receipt["part"])
+
+    def failed(self, books: Books) -> int:
+        """Rewrite `failed.parquet`; returns how many trials it lists."""
+        rows: dict[str, list[Any]] = {field.name: [] for field in self.archive.layout.failed()}
+        for number, store in self.stores.items():
+            for batch, lanes, status in _failed_lanes(store):
+                self._list(rows, number, store, batch, lanes, status, books)
+        self.archive.failed(_columns(rows, self.archive.layout.failed()))
+        return len(rows["trial"])
+
+    def _list(
+        self, rows: dict[str, list[Any]], number: int, store: HotStore, batch: int, lanes: Any, status: Any, books: Books
+    ) -> None:
+        digests = store.digests(batch)
+        _, columns = store.inputs(batch)
+        for lane in lanes:
+            trial = digests[lane]
+            failures = books.failures.get(trial, [])
+            values = {name: column[lane] for name, column in columns.items()}
+            row: dict[str, Any] = {
+                "trial": trial, "sampler": self.plan.groups[number].sampler,
+                "outcome": Outcome(int(status[lane])).word, "message": failures[-1].message if failures else "",
+                "attempts": max(len(failures), 1), "state": books.states.get(trial, "failed"),
+                **{name: values.get(name) for name in ("replicate", *(n for n, _ in self.plan.parameters))},
+            }
+            for name, found in rows.items():
+                value = row.get(name)
+                found.append(value.item() if isinstance(value, np.generic) else value)
+
+    def _look(self) -> None:
+        folder = self.workspace.archive / "trials"
+        names = sorted(file.stem for file in folder.glob("part-*.parquet")) if folder.is_dir() else []
+        for name in names:
+            self.sealed.setdefault("-".join(name.split("-")[:2]), []).append(name)
+        self._mend_manifest(names)
+
+    def _mend_manifest(self, names: list[str]) -> None:
+        """Enter parts that were published just before a driver died."""
+        known = self.archive.manifest()["parts"]
+        for name in names:
+            if name not in known:
+                self.archive.enter(described(self.workspace.archive, name))
+
+    def _order(self, part: Part, name: str, lanes: Any, books: Books, nodes: Mapping[tuple[int, int], str]) -> SealOrder:
+        store = self.stores[part.group]
+        attempts = []
+        for batch in part.batches():
+            charged = books.attempts(f"g{part.group}/{batch}")
+            if charged > 1:
+                counts = self._attempts(store, batch, books)
+                attempts += [(batch, lane, count) for lane, count in counts]
+        found = tuple((batch, nodes[part.group, batch]) for batch in part.batches() if (part.group, batch) in nodes)
+        return SealOrder(
+            str(self.workspace.root), self.digest, self.plan.generation, name, part.group, part.first, part.last,
+            lanes, tuple(attempts), found,
+        )
+
+    def _attempts(self, store: HotStore, batch: int, books: Books) -> list[tuple[int, int]]:
+        digests = store.digests(batch)
+        return [(lane, len(books.failures[t]) + 1) for lane, t in enumerate(digests) if t in books.failures]
+
+    def _unsealed(self, part: Part, files: list[str]) -> tuple[tuple[int, tuple[int, ...]], ...]:
+        there: set[str] = set()
+        for name in files:
+            path = self.workspace.archive / "trials" / f"{name}.parquet"
+            there.update(pq.read_table(path, columns=["trial"])["trial"].to_pylist())
+        store = self.stores[part.group]
+        missing = []
+        for batch in part.batches():
+            status = store.status(batch)
+            digests = store.digests(batch)
+            lanes = tuple(
+                lane for lane, trial in enumerate(digests)
+                if status[lane] in (Outcome.OK, Outcome.NAN) and trial not in there
+            )
+            if lanes:
+                missing.append((batch, lanes))
+        return tuple(missing)
+
+
+def described(archive: Path, name: str) -> SealedPart:
+    """A published part as the manifest would list it, from its files."""
+    import hashlib
+
+    files = []
+    for path in sorted(archive.glob(f"**/{name}.parquet")):
+        table = path.relative_to(archive).parts[0]
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        rows = pq.read_metadata(path).num_rows
+        files.append(SealedFile(str(path.relative_to(archive)), table, rows, path.stat().st_size, digest))
+    trials = next(file.rows for file in files if file.table == "trials")
+    return SealedPart(name, trials, tuple(files))
+
+
+def _failed_lanes(store: HotStore) -> Iterator[tuple[int, Any, Any]]:
+    status = store.status()
+    size = store.layout.batch
+    failed = (status == Outcome.RAISED) | (status == Outcome.TIMEOUT) | (status == Outcome.KILLED)
+    for batch in np.unique(np.flatnonzero(failed) // size):
+        piece = slice(int(batch) * size, (int(batch) + 1) * size)
+        yield int(batch), np.flatnonzero(failed[piece]), status[piece]
+
+
+def _columns(rows: Mapping[str, list[Any]], schema: pa.Schema) -> pa.Table:
+    return pa.Table.from_arrays([pa.array(rows[field.name], field.type) for field in schema], schema=schema)
+
+
