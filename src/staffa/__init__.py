@@ -1,1 +1,29 @@
-"""Staffa: tens of thousands of JAX sampling experiments, and an archive to ask."""
+"""Staffa: tens of thousands of JAX sampling experiments, and an archive to ask.
+
+    campaign = staffa.load("campaign.yaml")
+    run = staffa.run(campaign)
+    run.results.trials
+"""
+
+from typing import Any
+
+from staffa.errors import ClusterError, ConfigError, PluginError, StaffaError, WorkspaceError
+from staffa.experiment.protocol import Experiment
+
+__version__ = "0.1.0"
+
+_LAZY = ("Campaign", "Run", "attach", "consolidate", "explain", "graph", "load", "plan", "resume", "retry", "run", "status", "stop")
+
+__all__ = [
+    "Campaign", "ClusterError", "ConfigError", "Experiment", "PluginError", "Run", "StaffaError", "WorkspaceError",
+    "attach", "consolidate", "explain", "graph", "load", "plan", "resume", "retry", "run", "status", "stop",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # Importing the package, as every worker and every `--help` does, must not pull in Dask or Arrow.
+    if name in _LAZY:
+        from staffa import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module 'staffa' has no attribute {name!r}")

@@ -134,15 +134,19 @@ def dump(declaration: Declaration) -> str:
     return render(plain(declaration), declaration.origins)
 
 
-def load_frozen(path: str | Path, *, directory: str | Path | None = None) -> Declaration:
-    """Read back what `dump` wrote: no other tier has a say any more.
+def load_frozen(
+    path: str | Path, *, directory: str | Path | None = None, overrides: Iterable[str] = ()
+) -> Declaration:
+    """Read back what `dump` wrote: no other tier has a say any more, but what is said on the spot.
 
     Arguments:
     - `directory`: where file references start; the file's own folder by default.
+    - `overrides`: `a.b=c` each, as for `load`.
     """
     path = Path(path)
     folder = path.parent if directory is None else Path(directory)
-    return _declared([read_file(path, "frozen")], folder, Origin("frozen", str(path)))
+    tiers = [read_file(path, "frozen"), *_override_tiers(overrides)]
+    return _declared(tiers, folder, Origin("frozen", str(path)))
 
 
 def _declared(tiers: Iterable[Tree], directory: Path, blamed: Origin) -> Declaration:

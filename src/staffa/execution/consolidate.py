@@ -34,10 +34,16 @@ class Consolidation:
         """Part -> names of its published trials files (the part's own, then supplements)."""
         self._look()
 
-    def order(self, part: Part, books: Books, nodes: Mapping[tuple[int, int], str]) -> SealOrder | None:
-        """What sealing `part` now would take; None where nothing is missing from the archive."""
+    def order(
+        self, part: Part, books: Books, nodes: Mapping[tuple[int, int], str], *, again: bool = False
+    ) -> SealOrder | None:
+        """What sealing `part` now would take; None where nothing is missing from the archive.
+
+        Arguments:
+        - `again`: seal the part as if it were not there; the same bytes come out.
+        """
         files = self.sealed.get(part.name, [])
-        if not files:
+        if not files or again:
             return self._order(part, part.name, None, books, nodes)
         lanes = self._unsealed(part, files)
         return self._order(part, f"{part.name}-s{len(files)}", lanes, books, nodes) if lanes else None

@@ -175,17 +175,14 @@ class Runner:
 
     def _resume_failed(self, number: int, store: HotStore) -> None:
         """Failed trials of an earlier driver: tried again, unless they were given up."""
-        books, size = self.ledger.books, store.layout.batch
-        status = store.status()
-        failed = np.flatnonzero((status == Outcome.RAISED) | (status == Outcome.TIMEOUT) | (status == Outcome.KILLED))
-        for batch in np.unique(failed // size):
-            lanes = [int(lane) for lane in failed[failed // size == batch] - batch * size]
-            digests = store.digests(int(batch))
+        books = self.ledger.books
+        for batch, lanes in failed_lanes(store):
+            digests = store.digests(batch)
             again = {lane: len(books.failures.get(digests[lane], ())) for lane in lanes if digests[lane] not in books.states}
             again = {lane: tries for lane, tries in again.items() if tries <= self.board.retries.limit}
             if again:
-                self.board.reopen((number, int(batch)), tuple(again))
-                self.board.troubles[number, int(batch)].tries.update(again)
+                self.board.reopen((number, batch), tuple(again))
+                self.board.troubles[number, batch].tries.update(again)
 
     # The loop's five steps
 
@@ -512,15 +509,11 @@ class Runner:
         """Try every failed or quarantined trial again; how many there are."""
         count = 0
         for number, store in self.stores.items():
-            status = store.status()
-            failed = np.flatnonzero((status == Outcome.RAISED) | (status == Outcome.TIMEOUT) | (status == Outcome.KILLED))
-            size = store.layout.batch
-            for batch in np.unique(failed // size):
-                lanes = tuple(int(lane) for lane in failed[failed // size == batch] - batch * size)
-                digests = store.digests(int(batch))
+            for batch, lanes in failed_lanes(store):
+                digests = store.digests(batch)
                 for lane in lanes:
                     self._note({"event": "readmitted", "trial": digests[lane]})
-                self.board.reopen((number, int(batch)), lanes)
+                self.board.reopen((number, batch), tuple(lanes))
                 count += len(lanes)
         return count
 
@@ -579,6 +572,35 @@ class Runner:
         outcomes = {word: count for word, count in self.board.outcomes.items() if count}
         quarantined = sum(1 for state in self.ledger.books.states.values() if state == "quarantined")
         return Ended(reason, outcomes, quarantined, self.clock() - self._started)
+
+
+def failed_trials(stores: Mapping[int, HotStore]) -> Iterable[str]:
+    """Digests of all trials that were committed without data."""
+    for store in stores.values():
+        for batch, lanes in failed_lanes(store):
+            digests = store.digests(batch)
+            yield from (digests[lane] for lane in lanes)
+
+
+def failed_lanes(store: HotStore) -> Iterable[tuple[int, list[int]]]:
+    """Batches of a store with the lanes that were committed without data."""
+    status, size = store.status(), store.layout.batch
+    failed = np.flatnonzero((status == Outcome.RAISED) | (status == Outcome.TIMEOUT) | (status == Outcome.KILLED))
+    for batch in np.unique(failed // size):
+        yield int(batch), [int(lane) for lane in failed[failed // size == batch] - batch * size]
+
+
+def counted(plan: Plan, stores: Mapping[int, HotStore]) -> dict[str, Any]:
+    """The campaign in numbers, from the stores alone."""
+    outcomes: dict[str, int] = {}
+    for _, counts in _batch_counts(plan, stores):
+        for word, count in counts.items():
+            outcomes[word] = outcomes.get(word, 0) + count
+    missing = outcomes.pop(Outcome.MISSING.word, 0)
+    return {
+        "trials": plan.trials, "settled": plan.trials - missing, "outcomes": outcomes, "batches": plan.batches,
+        "parts": len(plan.parts),
+    }
 
 
 def _batch_counts(plan: Plan, stores: Mapping[int, HotStore]) -> Iterable[tuple[Batch, Mapping[str, int]]]:

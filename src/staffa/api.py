@@ -1,0 +1,420 @@
+"""What a user can do, one function each; the only place that chooses parts for another.
+
+The command line and notebooks call these and nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from staffa.campaign.config import Declaration, load_frozen
+from staffa.campaign.config import load as load_declaration
+from staffa.errors import ConfigError, WorkspaceError
+from staffa.storage import control
+from staffa.storage.lease import Lease, read_lease
+from staffa.storage.ledger import Ledger, history, read_summary
+from staffa.storage.workspace import Workspace
+
+if TYPE_CHECKING:
+    from dask.delayed import Delayed
+
+    from staffa.execution.prepare import Prepared
+    from staffa.execution.runner import Ended, Listener
+    from staffa.views.results import Results
+
+ANSWER_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """A declaration, ready to be planned and run."""
+
+    declaration: Declaration
+
+    @property
+    def root(self) -> Path:
+        """The folder the campaign lives in: `<storage.root>/<version>_<name>`."""
+        title = self.declaration.campaign.campaign
+        return Path(self.declaration.campaign.storage.root) / f"{title.version}_{title.name}"
+
+    def __repr__(self) -> str:
+        return f"Campaign({str(self.root)!r})"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A campaign on disk, live or finished."""
+
+    root: Path
+    ended: Ended | None = None
+    """How the run that returned this object ended; None for an attached one."""
+
+    @property
+    def results(self) -> Results:
+        from staffa.views.results import Results
+
+        return Results(Workspace.open(self.root))
+
+    @property
+    def status(self) -> dict[str, Any]:
+        return status(self.root)
+
+    def query(self, sql: str) -> Any:
+        """Ask the archive in SQL over `draws`, `trials`, `failed`; a pandas frame."""
+        return self.results.query(sql)
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.root)!r})"
+
+
+def load(path: str | Path, *, cluster: str | None = None, profile: str | None = None,
+         set: Iterable[str] = (), **overrides: Any) -> Campaign:  # noqa: A002
+    """Read a campaign file.
+
+    Arguments:
+    - `cluster`, `profile`: a cluster config's and a profile's name.
+    - `set`: `a.b=c` each, as on the command line.
+    - `overrides`: the same for Python: `replicates=2, sampling={"draws": 10}` or `sampling__draws=10`.
+
+    Raises `ConfigError` naming file, line, field, value.
+    """
+    return Campaign(load_declaration(path, cluster=cluster, profile=profile, overrides=[*set, *_dotted(overrides)]))
+
+
+def plan(campaign: Campaign | str | Path, **options: Any) -> Prepared:
+    """Unfold a campaign in memory: what will run, in how many batches and files. Writes nothing."""
+    from staffa.execution.prepare import unfolded
+
+    return unfolded(_campaign(campaign, options).declaration)
+
+
+def run(
+    campaign: Campaign | str | Path, *, client: Any = None, cluster: Any = None, allow_dirty: bool = False,
+    accept_code_change: bool = False, listeners: Iterable[Listener] = (), progress: bool | None = None, **options: Any,
+) -> Run:
+    """Run a campaign, or resume it where it stands.
+
+    Arguments:
+    - `client`: an existing `distributed.Client`; by default a local cluster is started.
+    - `cluster`: a cluster config's name, or a Dask cluster object.
+    - `allow_dirty`: run although the workflow's code differs from its commit.
+    - `listeners`: called with every event.
+
+    Raises `ConfigError`, `PluginError`, `WorkspaceError` (exit 2) before anything is written, and
+    `ClusterError` (exit 3) when the machinery fails; `resume` then goes on.
+    """
+    if isinstance(cluster, str):
+        options["cluster"] = cluster
+    elif cluster is not None:
+        client = cluster.get_client()
+    campaign = _campaign(campaign, options)
+    workspace = Workspace(campaign.root.absolute())
+    if not workspace.is_planned:
+        _check_dirty(campaign.declaration, allow_dirty)
+    with _driving(workspace, campaign.declaration) as lease:
+        _planned(workspace, campaign.declaration)
+        ended = _drive(
+            workspace, campaign.declaration, lease, client, accept_code_change, listeners, seal=False, progress=progress
+        )
+    return Run(workspace.root, ended)
+
+
+def resume(
+    root: str | Path, *, client: Any = None, accept_code_change: bool = False, listeners: Iterable[Listener] = (),
+    set: Iterable[str] = (), progress: bool | None = None,  # noqa: A002
+) -> Run:
+    """Go on with a campaign after anything died: only what is missing runs."""
+    workspace = Workspace.open(root)
+    declaration = load_frozen(workspace.campaign_yaml, directory=workspace.code, overrides=tuple(set))
+    with _driving(workspace, declaration) as lease:
+        ended = _drive(workspace, declaration, lease, client, accept_code_change, listeners, seal=False, progress=progress)
+    return Run(workspace.root, ended)
+
+
+def consolidate(root: str | Path, *, client: Any = None, listeners: Iterable[Listener] = ()) -> dict[str, Any]:
+    """Seal every ripe part: asked of the live driver, or done here if there is none."""
+    workspace = Workspace.open(root)
+    if _alive(workspace):
+        return _ask(workspace, "consolidate")
+    declaration = load_frozen(workspace.campaign_yaml, directory=workspace.code)
+    with _driving(workspace, declaration) as lease:
+        _drive(workspace, declaration, lease, client, False, listeners, seal=True, progress=False)
+    return {"done": True, **status(root)}
+
+
+def stop(root: str | Path) -> dict[str, Any]:
+    """Ask the live driver to issue no more batches and end when those in flight are committed."""
+    workspace = Workspace.open(root)
+    if not _alive(workspace):
+        return {"done": True, "why": "no driver is running"}
+    return _ask(workspace, "stop")
+
+
+def retry(root: str | Path) -> dict[str, Any]:
+    """Try failed and quarantined trials again: by the live driver, or at the next `resume`."""
+    workspace = Workspace.open(root)
+    if _alive(workspace):
+        return _ask(workspace, "retry")
+    from staffa.execution.prepare import load_plan, open_stores
+    from staffa.execution.runner import failed_trials
+
+    count = 0
+    with Lease.acquire(workspace.lease) as lease, Ledger.open(workspace, lease) as ledger:
+        for trial in failed_trials(open_stores(workspace, load_plan(workspace))):
+            ledger.append({"event": "readmitted", "trial": trial})
+            count += 1
+    return {"done": True, "trials": count, "next": f"staffa resume {root}"}
+
+
+def attach(root: str | Path) -> Run:
+    """Look at a campaign from any process, while it runs or after."""
+    return Run(Workspace.open(root).root)
+
+
+def status(root: str | Path) -> dict[str, Any]:
+    """The campaign in numbers, from the driver's summary, or from the stores if there is none."""
+    workspace = Workspace.open(root)
+    summary = read_summary(workspace) or {}
+    figures = dict(summary.get("figures") or {})
+    holder = read_lease(workspace.lease)
+    live = holder is not None and holder.alive()
+    if not figures:
+        figures = _counted(workspace)
+    return {
+        "root": str(workspace.root), "live": live,
+        "driver": f"{holder.host}:{holder.pid}" if holder is not None and live else None,
+        "figures": figures, **{k: v for k, v in summary.items() if k != "figures"},
+    }
+
+
+def explain(root: str | Path, trial: str) -> dict[str, Any]:
+    """A trial's parameters, where it stands, its whole history, and why it waits or failed."""
+    from staffa.views.explain import explain_trial
+
+    return explain_trial(Workspace.open(root), trial)
+
+
+def events(root: str | Path) -> Iterator[dict[str, Any]]:
+    """The campaign's history, oldest first."""
+    return history(Workspace.open(root))
+
+
+class Graph:
+    """`staffa.graph(campaign, trial)`, `(campaign, batch=i)` and `staffa.graph.reduce(run)`.
+
+    The graphs are plain `dask.delayed`: visualize them, or compute them with any Dask scheduler;
+    the bytes written are the same.
+    """
+
+    def __call__(self, campaign: Campaign | str | Path, trial: int | str | None = None, *, batch: int = 0) -> Delayed:
+        """The graph of one batch: the `batch`-th of the campaign, or the one that holds `trial`."""
+        from staffa.execution.graph import batch_graph
+        from staffa.execution.prepare import load_plan, plan_digest
+        from staffa.execution.work import Order
+
+        campaign = _campaign(campaign, {})
+        workspace = Workspace(campaign.root.absolute())
+        with contextlib.ExitStack() as stack:
+            if not workspace.is_planned:
+                stack.enter_context(_driving(workspace, campaign.declaration))
+            _planned(workspace, campaign.declaration)
+        found = load_plan(workspace)
+        group, number = _place(workspace, found, trial) if trial is not None else _numbered(found, batch)
+        order = Order(str(workspace.root), plan_digest(found), found.generation, group, number)
+        return batch_graph(order, found.sampling)
+
+    def reduce(self, run: Run | str | Path, part: int = 0) -> Delayed:
+        """The graph that seals one part of the archive."""
+        from staffa.execution.consolidate import Consolidation
+        from staffa.execution.graph import reduce_graph
+        from staffa.execution.prepare import load_plan, open_stores, plan_digest
+        from staffa.storage.books import fold
+
+        workspace = Workspace.open(run.root if isinstance(run, Run) else run)
+        found = load_plan(workspace)
+        consolidation = Consolidation(workspace, found, plan_digest(found), open_stores(workspace, found))
+        seal = consolidation.order(found.parts[part], fold(history(workspace)), {}, again=True)
+        if seal is None:
+            raise WorkspaceError(f"part {part} of {workspace.root} has nothing to seal")
+        return reduce_graph(seal, found.sampling.segments)
+
+
+graph = Graph()
+
+
+def _campaign(campaign: Campaign | str | Path, options: dict[str, Any]) -> Campaign:
+    if isinstance(campaign, Campaign):
+        if options:
+            raise ConfigError(f"options {sorted(options)} go to staffa.load, the campaign is already loaded")
+        return campaign
+    return load(campaign, **options)
+
+
+def _dotted(overrides: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    import json
+
+    for name, value in overrides.items():
+        path = prefix + name.replace("__", ".")
+        if isinstance(value, Mapping):
+            yield from _dotted(value, path + ".")
+        else:
+            yield f"{path}={json.dumps(value)}"
+
+
+def _check_dirty(declaration: Declaration, allow: bool) -> None:
+    from staffa.storage.provenance import dirty_files
+
+    dirty = dirty_files(declaration.directory)
+    if dirty and not allow:
+        shown = ", ".join(dirty[:5]) + (" …" if len(dirty) > 5 else "")
+        raise WorkspaceError(
+            f"the workflow's files differ from their git commit: {shown}", "commit them, or say --allow-dirty"
+        )
+
+
+def _planned(workspace: Workspace, declaration: Declaration) -> None:
+    from staffa.execution.prepare import check_unchanged, create, unfolded
+
+    if workspace.is_planned:
+        check_unchanged(declaration, workspace)
+    else:
+        create(unfolded(declaration), workspace)
+
+
+@contextlib.contextmanager
+def _driving(workspace: Workspace, declaration: Declaration) -> Iterator[Lease]:
+    """Hold the lease of a workspace; a first plan is checked before anything is written."""
+    if not workspace.is_planned:
+        from staffa.execution.prepare import unfolded
+
+        unfolded(declaration)
+    workspace.ledger.mkdir(parents=True, exist_ok=True)
+    with Lease.acquire(workspace.lease) as lease:
+        yield lease
+
+
+def _drive(
+    workspace: Workspace, declaration: Declaration, lease: Lease, client: Any, accept: bool,
+    listeners: Iterable[Listener], *, seal: bool, progress: bool | None,
+) -> Ended:
+    from staffa.execution.prepare import current_plan, open_stores, plan_digest
+    from staffa.execution.runner import Runner, Stop
+
+    config = declaration.campaign
+    found, change = current_plan(workspace, accept_code_change=accept)
+    stores = open_stores(workspace, found)
+    request = Stop()
+    with contextlib.ExitStack() as stack:
+        heard = [*listeners]
+        if progress is not False and not seal:
+            from staffa.views.live import follow
+
+            heard.append(stack.enter_context(follow(found.trials, workspace.root, progress)))
+        ledger = stack.enter_context(Ledger.open(workspace, lease))
+        if change is not None:
+            ledger.append({"event": "code_change_accepted", "old": change[0], "new": change[1]})
+        stack.enter_context(_interruptible(request))
+        pool = stack.enter_context(_pool(workspace, declaration, client))
+        runner = Runner(
+            workspace, found, plan_digest(found), config, ledger, stores, pool, listeners=heard, stop=request
+        )
+        ledger.append({
+            "event": "run_started", "driver": lease.lease_id, "host": lease.holder.host, "pid": lease.holder.pid,
+            "workers": len(pool.members()), "resumed": bool(ledger.books.runs), "dashboard": pool.dashboard,
+        })
+        try:
+            ended = runner.seal() if seal else runner.run()
+        except BaseException as error:
+            with contextlib.suppress(OSError):
+                ledger.append({"event": "run_ended", "reason": type(error).__name__, "exit_code": 130
+                               if isinstance(error, KeyboardInterrupt) else getattr(error, "exit_code", 3)})
+            raise
+        with contextlib.suppress(OSError):
+            ledger.append({"event": "run_ended", "reason": ended.reason, "exit_code": ended.exit_code})
+        return ended
+
+
+@contextlib.contextmanager
+def _pool(workspace: Workspace, declaration: Declaration, client: Any) -> Iterator[Any]:
+    from staffa.execution.cluster import cores, given_pool, local_pool
+    from staffa.experiment.environment import worker_environment
+
+    config = declaration.campaign
+    if client is not None:
+        with given_pool(client) as pool:
+            yield pool
+        return
+    workers = config.cluster.workers or config.execution.workers or cores()
+    environment = worker_environment(config.execution.x64, config.execution.prng)
+    with local_pool(
+        workspace, workers, environment, memory=config.cluster.memory,
+        dashboard=config.cluster.dashboard, port=config.cluster.dashboard_port,
+    ) as pool:
+        yield pool
+
+
+@contextlib.contextmanager
+def _interruptible(request: Any) -> Iterator[None]:
+    """Ctrl-C once: let batches in flight commit; twice: leave at once. Both can be resumed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupted(number: int, frame: Any) -> None:
+        if request.reason:
+            raise KeyboardInterrupt
+        request.reason = "interrupted"
+
+    before = {number: signal.signal(number, interrupted) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _alive(workspace: Workspace) -> bool:
+    holder = read_lease(workspace.lease)
+    return holder is not None and holder.alive()
+
+
+def _ask(workspace: Workspace, verb: str) -> dict[str, Any]:
+    request = control.ask(workspace, verb)
+    reply = control.wait_answer(workspace, request, ANSWER_SECONDS)
+    if reply is None:
+        control.withdraw(workspace, request)
+        return {"done": False, "why": f"the driver did not answer within {ANSWER_SECONDS:.0f} s"}
+    return reply
+
+
+def _counted(workspace: Workspace) -> dict[str, Any]:
+    """Numbers from the stores alone, where no driver left a summary."""
+    from staffa.execution.prepare import load_plan, open_stores
+    from staffa.execution.runner import counted
+
+    return counted(load_plan(workspace), open_stores(workspace, load_plan(workspace)))
+
+
+def _numbered(found: Any, batch: int) -> tuple[int, int]:
+    for number, group in enumerate(found.groups):
+        if 0 <= batch < group.batches:
+            return number, batch
+        batch -= group.batches
+    raise ConfigError(f"there is no batch {batch}: the campaign has {found.batches}")
+
+
+def _place(workspace: Workspace, found: Any, trial: int | str) -> tuple[int, int]:
+    from staffa.storage.roster import find_trial
+
+    row = find_trial(workspace.trials(found.generation), str(trial))
+    if row is None:
+        raise ConfigError(f"{trial!r} is no trial of {workspace.root}", "give its index, or the beginning of its digest")
+    return int(row["group"]), int(row["row"]) // found.groups[row["group"]].batch
+
+

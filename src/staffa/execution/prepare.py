@@ -1,0 +1,252 @@
+"""From a declaration to a planned workspace: what is described, snapshotted and created.
+
+`campaign.yaml` is written last: a folder without it is an unfinished plan, which the next
+`staffa run` makes again from the start.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from staffa.campaign.config import Declaration, difference, dump, load_frozen
+from staffa.campaign.plan import Group, Plan, Rows, bytes_per_trial, group_parameters, unfold
+from staffa.errors import ConfigError, StaffaError, WorkspaceError
+from staffa.execution.reduce import array_layout
+from staffa.execution.work import spec_of
+from staffa.experiment.protocol import Experiment, Sampling, Schema
+from staffa.experiment.registry import build, load_class
+from staffa.storage.files import write_aside
+from staffa.storage.hot import GroupLayout, HotStore
+from staffa.storage.provenance import code_digest, dirty_files, gather, snapshot_code
+from staffa.storage.roster import hexadecimal, write_roster
+from staffa.storage.workspace import Workspace
+
+FREE = ("campaign.description", "campaign.tags", "cluster.", "execution.window", "execution.workers",
+        "execution.retries", "execution.patience", "archive.every", "storage.root")
+"""What may differ when a campaign is resumed: nothing of it changes what is computed or stored."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A declaration unfolded in memory; nothing is written."""
+
+    declaration: Declaration
+    plan: Plan
+    rows: Rows
+
+    def layout(self, group: Group) -> GroupLayout:
+        return group_layout(self.plan, group)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of recorded outputs, uncompressed."""
+        return sum(bytes_per_trial(g, self.plan.sampling.draws) * g.trials for g in self.plan.groups)
+
+    @property
+    def files(self) -> int:
+        """Inodes of the whole campaign when it is done."""
+        hot = sum(self.layout(group).files for group in self.plan.groups)
+        tables = 2 + len({output.table for output in self.plan.outputs() if output.table})
+        return hot + len(self.plan.parts) * tables + len(self.plan.groups) * tables + 40
+
+
+def unfolded(declaration: Declaration) -> Prepared:
+    """Unfold a declaration, refusing whatever cannot run; nothing is written.
+
+    Raises `ConfigError` or `PluginError` naming file, line, field, value and what to do.
+    """
+    config, directory = declaration.campaign, declaration.directory
+    objects: dict[str, Experiment] = {}
+
+    def vectorize(block: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
+        found = load_class(block["use"], directory)
+        mode = config.execution.vectorize
+        return (found.vectorize if mode == "auto" else mode), tuple(found.static)
+
+    def describe(group: Group) -> Schema:
+        key = json.dumps(group.experiment, sort_keys=True, default=str)
+        if key not in objects:
+            objects[key] = build(group.experiment, directory)
+        return _describe(objects[key], group, config, directory)
+
+    with _located(declaration):
+        plan, rows = unfold(config, code_digest(directory), describe, vectorize)
+    return Prepared(declaration, plan, rows)
+
+
+def create(prepared: Prepared, workspace: Workspace) -> Plan:
+    """Write the plan down: code, provenance, trials, hot stores, and last `campaign.yaml`."""
+    plan, source = prepared.plan, prepared.declaration.directory
+    shutil.rmtree(workspace.hot, ignore_errors=True)
+    Workspace.create(workspace.root)
+    snapshot_code(source, workspace.code)
+    facts = {**gather(source), "source": str(source), "code": plan.code, "dirty_files": dirty_files(source)}
+    write_aside(workspace.provenance, json.dumps(facts, indent=1, default=str))
+    _write_roster(prepared, workspace)
+    workspace.group(plan.generation, "g0").parent.mkdir(parents=True, exist_ok=True)
+    for number, group in enumerate(plan.groups):
+        _create_store(prepared, workspace, number, group)
+    write_aside(workspace.plan(plan.generation), plan.dumps())
+    write_aside(workspace.campaign_yaml, dump(prepared.declaration))
+    return plan
+
+
+def check_unchanged(declaration: Declaration, workspace: Workspace) -> None:
+    """Refuse a declaration that differs from the frozen one in anything that matters."""
+    frozen = load_frozen(workspace.campaign_yaml, directory=declaration.directory)
+    changed = [
+        (path, there, here) for path, there, here in difference(frozen, declaration)
+        if not any(path == free or path.startswith(free.rstrip(".") + ".") for free in FREE)
+    ]
+    if changed:
+        rows = "\n".join(f"  {path}: {there!r} there, {here!r} here" for path, there, here in changed)
+        raise WorkspaceError(
+            f"{workspace.root} holds another campaign of this name and version:\n{rows}",
+            f"to let it grow: staffa expand {workspace.root}; for another one raise campaign.version, "
+            f"or go on with the frozen one: staffa resume {workspace.root}",
+        )
+
+
+def current_plan(workspace: Workspace, *, accept_code_change: bool = False) -> tuple[Plan, tuple[str, str] | None]:
+    """The frozen plan, after making sure that the code is still the one it was planned with.
+
+    Returns the plan and, where a change was accepted, the old and the new code digest.
+    """
+    plan = load_plan(workspace)
+    source = _source(workspace)
+    here = code_digest(source) if source is not None else plan.code
+    kept = code_digest(workspace.code)
+    if here == plan.code == kept:
+        return plan, None
+    if not accept_code_change:
+        place = workspace.code if kept != plan.code else source
+        raise WorkspaceError(
+            f"the model's code in {place} is not the one this campaign was planned with",
+            f"undo the change, raise campaign.version, or: staffa resume {workspace.root} --accept-code-change",
+        )
+    new = here if here != plan.code else kept
+    if source is not None and here != plan.code:
+        snapshot_code(source, workspace.code)
+    from dataclasses import replace
+
+    changed = replace(plan, code=new)
+    write_aside(workspace.plan(plan.generation), changed.dumps())
+    return changed, (plan.code, new)
+
+
+def load_plan(workspace: Workspace, generation: int = 0) -> Plan:
+    """Read the frozen plan."""
+    try:
+        return Plan.loads(workspace.plan(generation).read_text())
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WorkspaceError(
+            f"{workspace.plan(generation)} cannot be read: {error}", f"restore it, or move {workspace.root} away and plan anew"
+        ) from None
+
+
+def plan_digest(plan: Plan) -> str:
+    """Names a plan to the workers, so that none serves a stale one."""
+    return hashlib.sha256(plan.dumps().encode()).hexdigest()[:16]
+
+
+def open_stores(workspace: Workspace, plan: Plan) -> dict[int, HotStore]:
+    """The hot stores of a plan, by group."""
+    return {n: HotStore.open(workspace.group(plan.generation, g.name)) for n, g in enumerate(plan.groups)}
+
+
+def group_layout(plan: Plan, group: Group) -> GroupLayout:
+    """How a group stands on disk."""
+    coords = {axis: values for axis, values in group.coords.items() if any(axis in o.dims for o in group.outputs)}
+    attributes = {"sampler": group.sampler, "experiment": json.dumps(group.experiment), "group": group.name}
+    return GroupLayout(
+        group.name, group.trials, group.batch, plan.sampling.segments, plan.sampling.draws,
+        tuple(array_layout(output) for output in group.outputs), coords, plan.compression, plan.level, attributes,
+    )
+
+
+def _describe(experiment: Experiment, group: Group, config: Any, directory: Path) -> Schema:
+    sampling = Sampling(
+        config.sampling.draws, config.sampling.thin, config.sampling.discard, config.sampling.warmup, config.execution.segments
+    )
+    if group.vectorize == "off":
+        from staffa.experiment.simulate import pilot
+
+        first = _first_point(config, group)
+        return pilot(experiment, config.seeds.pack().channel("trials"), np.zeros(4, np.uint32), first, sampling, directory)
+    from staffa.experiment.perform import describe
+
+    probe = _probe(config, group, sampling)
+    return describe(experiment, spec_of(probe, group), directory)
+
+
+def _first_point(config: Any, group: Group) -> dict[str, Any]:
+    """Parameters of the first point that has the group's parameters: what the pilot trial gets."""
+    from staffa.campaign.space import Space
+
+    points = Space(config.space, config.seeds.pack().channel("space")).expand()
+    for row in points.rows():
+        own = {name: value for name, value in row.items() if not name.startswith("experiment.")}
+        if set(own) == set(group.traced) | set(group.static):
+            return own
+    return {}
+
+
+def _probe(config: Any, group: Group, sampling: Sampling) -> Plan:
+    execution = config.execution
+    return Plan(
+        0, 0, 0, 0, "", sampling, execution.x64, execution.prng, execution.width, execution.timeout, "zstd", 1, (), (), (group,), ()
+    )
+
+
+def _create_store(prepared: Prepared, workspace: Workspace, number: int, group: Group) -> None:
+    from staffa.seeds import key_words
+
+    rows = prepared.rows
+    digests = rows.digests[rows.members(number)]
+    names = [text.decode() for text in hexadecimal(digests)]
+    columns = group_parameters(prepared.plan, rows, number)
+    path = workspace.group(prepared.plan.generation, group.name)
+    HotStore.create(path, prepared.layout(group), key_words(digests), names, columns)
+
+
+def _write_roster(prepared: Prepared, workspace: Workspace) -> None:
+    plan, rows = prepared.plan, prepared.rows
+    everyone = np.arange(plan.trials)
+    place = np.empty(plan.trials, np.int64)
+    for number in range(len(plan.groups)):
+        members = rows.members(number)
+        place[members] = np.arange(len(members))
+    columns: dict[str, tuple[str, Any]] = {
+        "group": ("int", rows.group.astype(np.int64)), "row": ("int", place), "replicate": ("int", rows.replicate(everyone)),
+    }
+    columns |= {name: (kind, rows.column(name, everyone)) for name, kind in plan.parameters}
+    write_roster(workspace.trials(plan.generation), rows.digests, columns)
+
+
+def _source(workspace: Workspace) -> Path | None:
+    """The folder the workflow was planned from, if it is still there."""
+    from staffa.storage.files import read_json
+
+    facts = read_json(workspace.provenance)
+    text = facts.get("source") if isinstance(facts, dict) else None
+    return Path(text) if text and Path(text).is_dir() else None
+
+
+@contextmanager
+def _located(declaration: Declaration) -> Iterator[None]:
+    """Put file and line in front of what other rooms complain about."""
+    try:
+        yield
+    except ConfigError as error:
+        raise declaration.located(error) from None
+    except StaffaError:
+        raise
