@@ -1,1 +1,1 @@
-
+"""What is wanted, as pure values: the declaration, the parameter space, the plan."""

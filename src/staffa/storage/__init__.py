@@ -1,1 +1,1 @@
-
+"""Where everything stays: workspace, ledger, hot store, archive, provenance."""

@@ -1,1 +1,1 @@
-
+"""Looking, read-only: results, progress, explanations."""
