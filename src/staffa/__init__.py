@@ -12,11 +12,12 @@ from staffa.experiment.protocol import Experiment
 
 __version__ = "0.1.0"
 
-_LAZY = ("Campaign", "Run", "attach", "consolidate", "explain", "graph", "load", "plan", "resume", "retry", "run", "status", "stop")
+_LAZY = ("Campaign", "Run", "attach", "consolidate", "explain", "graph", "load", "plan", "resume", "retry", "run", "status", "stop",
+         "watch")
 
 __all__ = [
     "Campaign", "ClusterError", "ConfigError", "Experiment", "PluginError", "Run", "StaffaError", "WorkspaceError",
-    "attach", "consolidate", "explain", "graph", "load", "plan", "resume", "retry", "run", "status", "stop",
+    "attach", "consolidate", "explain", "graph", "load", "plan", "resume", "retry", "run", "status", "stop", "watch",
 ]
 
 

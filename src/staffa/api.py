@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +55,8 @@ class Run:
     root: Path
     ended: Ended | None = None
     """How the run that returned this object ended; None for an attached one."""
+    resumed: bool = False
+    """Whether the campaign had been planned before: an unchanged one is carried on."""
 
     @property
     def results(self) -> Results:
@@ -73,8 +76,14 @@ class Run:
         return f"Run({str(self.root)!r})"
 
 
-def load(path: str | Path, *, cluster: str | None = None, profile: str | None = None,
-         set: Iterable[str] = (), **overrides: Any) -> Campaign:  # noqa: A002
+def load(
+    path: str | Path,
+    *,
+    cluster: str | None = None,
+    profile: str | None = None,
+    set: Iterable[str] = (),
+    **overrides: Any,
+) -> Campaign:
     """Read a campaign file.
 
     Arguments:
@@ -84,7 +93,9 @@ def load(path: str | Path, *, cluster: str | None = None, profile: str | None = 
 
     Raises `ConfigError` naming file, line, field, value.
     """
-    return Campaign(load_declaration(path, cluster=cluster, profile=profile, overrides=[*set, *_dotted(overrides)]))
+    return Campaign(
+        load_declaration(path, cluster=cluster, profile=profile, overrides=[*set, *_dotted(overrides)])
+    )
 
 
 def plan(campaign: Campaign | str | Path, **options: Any) -> Prepared:
@@ -95,8 +106,15 @@ def plan(campaign: Campaign | str | Path, **options: Any) -> Prepared:
 
 
 def run(
-    campaign: Campaign | str | Path, *, client: Any = None, cluster: Any = None, allow_dirty: bool = False,
-    accept_code_change: bool = False, listeners: Iterable[Listener] = (), progress: bool | None = None, **options: Any,
+    campaign: Campaign | str | Path,
+    *,
+    client: Any = None,
+    cluster: Any = None,
+    allow_dirty: bool = False,
+    accept_code_change: bool = False,
+    listeners: Iterable[Listener] = (),
+    progress: bool | None = None,
+    **options: Any,
 ) -> Run:
     """Run a campaign, or resume it where it stands.
 
@@ -115,35 +133,70 @@ def run(
         client = cluster.get_client()
     campaign = _campaign(campaign, options)
     workspace = Workspace(campaign.root.absolute())
-    if not workspace.is_planned:
+    resumed, prepared = workspace.is_planned, None
+    if not resumed:
         _check_dirty(campaign.declaration, allow_dirty)
-    with _driving(workspace, campaign.declaration) as lease:
-        _planned(workspace, campaign.declaration)
+        prepared = plan(campaign)
+    with _driving(workspace) as lease:
+        _planned(workspace, campaign.declaration, prepared)
         ended = _drive(
-            workspace, campaign.declaration, lease, client, accept_code_change, listeners, seal=False, progress=progress
+            workspace,
+            campaign.declaration,
+            lease,
+            client,
+            accept_code_change,
+            listeners,
+            seal=False,
+            progress=progress,
         )
-    return Run(workspace.root, ended)
+    return Run(workspace.root, ended, resumed)
 
 
 def resume(
-    root: str | Path, *, client: Any = None, accept_code_change: bool = False, listeners: Iterable[Listener] = (),
-    set: Iterable[str] = (), progress: bool | None = None,  # noqa: A002
+    root: str | Path,
+    *,
+    client: Any = None,
+    accept_code_change: bool = False,
+    listeners: Iterable[Listener] = (),
+    cluster: str | None = None,
+    set: Iterable[str] = (),
+    progress: bool | None = None,
 ) -> Run:
-    """Go on with a campaign after anything died: only what is missing runs."""
+    """Go on with a campaign after anything died: only what is missing runs.
+
+    Arguments:
+    - `cluster`, `set`: another machine, other patience; what is computed cannot be changed any more.
+    """
+    from staffa.execution.prepare import check_unchanged
+
     workspace = Workspace.open(root)
-    declaration = load_frozen(workspace.campaign_yaml, directory=workspace.code, overrides=tuple(set))
-    with _driving(workspace, declaration) as lease:
-        ended = _drive(workspace, declaration, lease, client, accept_code_change, listeners, seal=False, progress=progress)
-    return Run(workspace.root, ended)
+    declaration = load_frozen(
+        workspace.campaign_yaml, directory=workspace.code, cluster=cluster, overrides=tuple(set)
+    )
+    check_unchanged(declaration, workspace)
+    with _driving(workspace) as lease:
+        ended = _drive(
+            workspace,
+            declaration,
+            lease,
+            client,
+            accept_code_change,
+            listeners,
+            seal=False,
+            progress=progress,
+        )
+    return Run(workspace.root, ended, resumed=True)
 
 
-def consolidate(root: str | Path, *, client: Any = None, listeners: Iterable[Listener] = ()) -> dict[str, Any]:
+def consolidate(
+    root: str | Path, *, client: Any = None, listeners: Iterable[Listener] = ()
+) -> dict[str, Any]:
     """Seal every ripe part: asked of the live driver, or done here if there is none."""
     workspace = Workspace.open(root)
     if _alive(workspace):
         return _ask(workspace, "consolidate")
     declaration = load_frozen(workspace.campaign_yaml, directory=workspace.code)
-    with _driving(workspace, declaration) as lease:
+    with _driving(workspace) as lease:
         _drive(workspace, declaration, lease, client, False, listeners, seal=True, progress=False)
     return {"done": True, **status(root)}
 
@@ -184,13 +237,26 @@ def status(root: str | Path) -> dict[str, Any]:
     figures = dict(summary.get("figures") or {})
     holder = read_lease(workspace.lease)
     live = holder is not None and holder.alive()
-    if not figures:
-        figures = _counted(workspace)
+    if not live and (not figures or "ended" not in (summary.get("run") or {})):
+        # The driver died: its last summary is older than the last commit.
+        figures |= {"flying": 0, "rate": 0.0, "eta": None, **_counted(workspace)}
     return {
-        "root": str(workspace.root), "live": live,
+        "root": str(workspace.root),
+        "live": live,
         "driver": f"{holder.host}:{holder.pid}" if holder is not None and live else None,
-        "figures": figures, **{k: v for k, v in summary.items() if k != "figures"},
+        "figures": figures,
+        **{k: v for k, v in summary.items() if k != "figures"},
     }
+
+
+def watch(root: str | Path, every: float = 2.0) -> Iterator[dict[str, Any]]:
+    """The campaign's status again and again, every so many seconds, until no driver is at work."""
+    while True:
+        found = status(root)
+        yield found
+        if not found["live"]:
+            return
+        time.sleep(every)
 
 
 def explain(root: str | Path, trial: str) -> dict[str, Any]:
@@ -212,7 +278,9 @@ class Graph:
     the bytes written are the same.
     """
 
-    def __call__(self, campaign: Campaign | str | Path, trial: int | str | None = None, *, batch: int = 0) -> Delayed:
+    def __call__(
+        self, campaign: Campaign | str | Path, trial: int | str | None = None, *, batch: int = 0
+    ) -> Delayed:
         """The graph of one batch: the `batch`-th of the campaign, or the one that holds `trial`."""
         from staffa.execution.graph import batch_graph
         from staffa.execution.prepare import load_plan, plan_digest
@@ -221,9 +289,11 @@ class Graph:
         campaign = _campaign(campaign, {})
         workspace = Workspace(campaign.root.absolute())
         with contextlib.ExitStack() as stack:
+            prepared = None
             if not workspace.is_planned:
-                stack.enter_context(_driving(workspace, campaign.declaration))
-            _planned(workspace, campaign.declaration)
+                prepared = plan(campaign)
+                stack.enter_context(_driving(workspace))
+            _planned(workspace, campaign.declaration, prepared)
         found = load_plan(workspace)
         group, number = _place(workspace, found, trial) if trial is not None else _numbered(found, batch)
         order = Order(str(workspace.root), plan_digest(found), found.generation, group, number)
@@ -278,30 +348,34 @@ def _check_dirty(declaration: Declaration, allow: bool) -> None:
         )
 
 
-def _planned(workspace: Workspace, declaration: Declaration) -> None:
-    from staffa.execution.prepare import check_unchanged, create, unfolded
+def _planned(workspace: Workspace, declaration: Declaration, prepared: Prepared | None) -> None:
+    """Write the plan down, or make sure that the one that stands is the one that is meant."""
+    from staffa.execution.prepare import check_unchanged, create
 
-    if workspace.is_planned:
+    if prepared is None or workspace.is_planned:
         check_unchanged(declaration, workspace)
     else:
-        create(unfolded(declaration), workspace)
+        create(prepared, workspace)
 
 
 @contextlib.contextmanager
-def _driving(workspace: Workspace, declaration: Declaration) -> Iterator[Lease]:
-    """Hold the lease of a workspace; a first plan is checked before anything is written."""
-    if not workspace.is_planned:
-        from staffa.execution.prepare import unfolded
-
-        unfolded(declaration)
-    workspace.ledger.mkdir(parents=True, exist_ok=True)
+def _driving(workspace: Workspace) -> Iterator[Lease]:
+    """Hold the lease of a workspace. A first plan is checked before: here folders are made."""
+    Workspace.create(workspace.root)
     with Lease.acquire(workspace.lease) as lease:
         yield lease
 
 
 def _drive(
-    workspace: Workspace, declaration: Declaration, lease: Lease, client: Any, accept: bool,
-    listeners: Iterable[Listener], *, seal: bool, progress: bool | None,
+    workspace: Workspace,
+    declaration: Declaration,
+    lease: Lease,
+    client: Any,
+    accept: bool,
+    listeners: Iterable[Listener],
+    *,
+    seal: bool,
+    progress: bool | None,
 ) -> Ended:
     from staffa.execution.prepare import current_plan, open_stores, plan_digest
     from staffa.execution.runner import Runner, Stop
@@ -324,16 +398,31 @@ def _drive(
         runner = Runner(
             workspace, found, plan_digest(found), config, ledger, stores, pool, listeners=heard, stop=request
         )
-        ledger.append({
-            "event": "run_started", "driver": lease.lease_id, "host": lease.holder.host, "pid": lease.holder.pid,
-            "workers": len(pool.members()), "resumed": bool(ledger.books.runs), "dashboard": pool.dashboard,
-        })
+        started = {
+            "event": "run_started",
+            "driver": lease.lease_id,
+            "host": lease.holder.host,
+            "pid": lease.holder.pid,
+            "workers": len(pool.members()),
+            "resumed": bool(ledger.books.runs),
+            "dashboard": pool.dashboard,
+        }
+        ledger.append(started)
+        for hear in heard:
+            hear(started)
         try:
             ended = runner.seal() if seal else runner.run()
         except BaseException as error:
             with contextlib.suppress(OSError):
-                ledger.append({"event": "run_ended", "reason": type(error).__name__, "exit_code": 130
-                               if isinstance(error, KeyboardInterrupt) else getattr(error, "exit_code", 3)})
+                ledger.append(
+                    {
+                        "event": "run_ended",
+                        "reason": type(error).__name__,
+                        "exit_code": 130
+                        if isinstance(error, KeyboardInterrupt)
+                        else getattr(error, "exit_code", 3),
+                    }
+                )
             raise
         with contextlib.suppress(OSError):
             ledger.append({"event": "run_ended", "reason": ended.reason, "exit_code": ended.exit_code})
@@ -352,11 +441,33 @@ def _pool(workspace: Workspace, declaration: Declaration, client: Any) -> Iterat
         return
     workers = config.cluster.workers or config.execution.workers or cores()
     environment = worker_environment(config.execution.x64, config.execution.prng)
-    with local_pool(
-        workspace, workers, environment, memory=config.cluster.memory,
-        dashboard=config.cluster.dashboard, port=config.cluster.dashboard_port,
-    ) as pool:
+    with contextlib.ExitStack() as stack:
+        with _interrupts_held():
+            pool = stack.enter_context(
+                local_pool(
+                    workspace,
+                    workers,
+                    environment,
+                    memory=config.cluster.memory,
+                    dashboard=config.cluster.dashboard,
+                    port=config.cluster.dashboard_port,
+                )
+            )
         yield pool
+
+
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Start processes that never see a Ctrl-C: a terminal sends it to all of them.
+
+    They inherit the blocked signal for good (and so do those that replace them: the threads
+    that start processes are made here too); ours is delivered when the block ends.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager
@@ -414,7 +525,7 @@ def _place(workspace: Workspace, found: Any, trial: int | str) -> tuple[int, int
 
     row = find_trial(workspace.trials(found.generation), str(trial))
     if row is None:
-        raise ConfigError(f"{trial!r} is no trial of {workspace.root}", "give its index, or the beginning of its digest")
+        raise ConfigError(
+            f"{trial!r} is no trial of {workspace.root}", "give its index, or the beginning of its digest"
+        )
     return int(row["group"]), int(row["row"]) // found.groups[row["group"]].batch
-
-

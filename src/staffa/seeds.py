@@ -9,8 +9,8 @@ words of its digest, inside the compiled program (see `staffa.experiment.perform
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt

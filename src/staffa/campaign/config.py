@@ -135,17 +135,19 @@ def dump(declaration: Declaration) -> str:
 
 
 def load_frozen(
-    path: str | Path, *, directory: str | Path | None = None, overrides: Iterable[str] = ()
+    path: str | Path, *, directory: str | Path | None = None, cluster: str | Path | None = None,
+    overrides: Iterable[str] = (),
 ) -> Declaration:
     """Read back what `dump` wrote: no other tier has a say any more, but what is said on the spot.
 
     Arguments:
     - `directory`: where file references start; the file's own folder by default.
+    - `cluster`: another cluster config than the frozen one, as for `load`.
     - `overrides`: `a.b=c` each, as for `load`.
     """
     path = Path(path)
     folder = path.parent if directory is None else Path(directory)
-    tiers = [read_file(path, "frozen"), *_override_tiers(overrides)]
+    tiers = [read_file(path, "frozen"), _cluster_tier(cluster, Path()), *_override_tiers(overrides)]
     return _declared(tiers, folder, Origin("frozen", str(path)))
 
 

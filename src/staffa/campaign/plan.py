@@ -6,6 +6,7 @@ drivers read it, nobody computes it twice. Everything that can be refused is ref
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -172,7 +173,12 @@ class Rows:
         return np.array(found.values, dtype=dtype)[codes]
 
 
-def unfold(config: CampaignConfig, code: str, describe: Describe, vectorize: Callable[[dict[str, Any]], tuple[str, tuple[str, ...]]]) -> tuple[Plan, Rows]:
+def unfold(
+    config: CampaignConfig,
+    code: str,
+    describe: Describe,
+    vectorize: Callable[[dict[str, Any]], tuple[str, tuple[str, ...]]],
+) -> tuple[Plan, Rows]:
     """Unfold a campaign into its plan.
 
     Arguments:
@@ -191,7 +197,7 @@ def unfold(config: CampaignConfig, code: str, describe: Describe, vectorize: Cal
     partition_by = config.archive.partition_by
     sampled = _with_sampler(points, blocks, block_codes)
     _check_partition(partition_by, sampled)
-    codes, keys = _group_codes(sampled, trials, blocks, block_codes, modes, partition_by)
+    codes, keys = _group_codes(sampled, trials, block_codes, modes, partition_by)
     point_group = codes[kept // config.replicates]
     rows = Rows(points, config.replicates, digests[kept], kept, point_group.astype(np.int32))
     counts = np.bincount(point_group, minlength=len(keys))
@@ -203,16 +209,30 @@ def unfold(config: CampaignConfig, code: str, describe: Describe, vectorize: Cal
     _check_outputs([group for group, _ in described], trials)
     groups = tuple(_with_batch(config, group, schema, len(kept)) for group, schema in described)
     sampling = Sampling(
-        config.sampling.draws, config.sampling.thin, config.sampling.discard, config.sampling.warmup,
+        config.sampling.draws,
+        config.sampling.thin,
+        config.sampling.discard,
+        config.sampling.warmup,
         config.execution.segments,
     )
     _check_modes(config, groups, sampling)
     plan = Plan(
-        generation=0, trials=len(kept), merged=len(digests) - len(kept), seed=pack.channel("trials"), code=code,
-        sampling=sampling, x64=config.execution.x64, prng=config.execution.prng, width=config.execution.width,
-        timeout=config.execution.timeout, compression=config.storage.compression, level=config.storage.level,
+        generation=0,
+        trials=len(kept),
+        merged=len(digests) - len(kept),
+        seed=pack.channel("trials"),
+        code=code,
+        sampling=sampling,
+        x64=config.execution.x64,
+        prng=config.execution.prng,
+        width=config.execution.width,
+        timeout=config.execution.timeout,
+        compression=config.storage.compression,
+        level=config.storage.level,
         parameters=tuple((c.name, c.type) for c in points.columns if c.name != "experiment.use"),
-        partition_by=partition_by, groups=groups, parts=tuple(_parts(config, groups, sampling)),
+        partition_by=partition_by,
+        groups=groups,
+        parts=tuple(_parts(config, groups, sampling)),
     )
     return plan, rows
 
@@ -235,12 +255,16 @@ def _absent(values: npt.NDArray[Any]) -> bool:
 
 
 def _group(values: dict[str, Any]) -> Group:
-    outputs = tuple(Output(**{**o, "shape": tuple(o["shape"]), "dims": tuple(o["dims"])}) for o in values.pop("outputs"))
+    outputs = tuple(
+        Output(**{**o, "shape": tuple(o["shape"]), "dims": tuple(o["dims"])}) for o in values.pop("outputs")
+    )
     coords = {name: tuple(found) for name, found in values.pop("coords").items()}
     return Group(outputs=outputs, coords=coords, **values)
 
 
-def _experiments(config: CampaignConfig, points: Points) -> tuple[list[dict[str, Any]], npt.NDArray[np.int32]]:
+def _experiments(
+    config: CampaignConfig, points: Points
+) -> tuple[list[dict[str, Any]], npt.NDArray[np.int32]]:
     """The distinct experiment blocks the space makes, and each point's block."""
     base = {"use": config.experiment.use, **config.experiment.options}
     swept = [column for column in points.columns if column.name.startswith("experiment.")]
@@ -262,7 +286,9 @@ def _set(block: dict[str, Any], path: list[str], value: Scalar, field: str) -> N
     for name in path[:-1]:
         block = block.setdefault(name, {})
         if not isinstance(block, dict):
-            raise ConfigError(f"space: {field}: {name!r} is not a block in the experiment", "check the dotted path")
+            raise ConfigError(
+                f"space: {field}: {name!r} is not a block in the experiment", "check the dotted path"
+            )
     block[path[-1]] = value
 
 
@@ -273,10 +299,14 @@ def _identity(block: Mapping[str, Any]) -> str:
 def _check_names(trials: Points) -> None:
     for column in trials.columns:
         if column.name in RESERVED:
-            raise ConfigError(f"space: {column.name!r} is a column the archive uses itself", "rename the parameter")
+            raise ConfigError(
+                f"space: {column.name!r} is a column the archive uses itself", "rename the parameter"
+            )
 
 
-def _without_duplicates(config: CampaignConfig, digests: npt.NDArray[np.uint8], points: Points) -> npt.NDArray[np.int64]:
+def _without_duplicates(
+    config: CampaignConfig, digests: npt.NDArray[np.uint8], points: Points
+) -> npt.NDArray[np.int64]:
     pairs = find_duplicates(digests)
     if not len(pairs):
         return np.arange(len(digests), dtype=np.int64)
@@ -291,10 +321,18 @@ def _without_duplicates(config: CampaignConfig, digests: npt.NDArray[np.uint8], 
     return np.flatnonzero(keep)
 
 
-def _with_sampler(points: Points, blocks: Sequence[Mapping[str, Any]], codes: npt.NDArray[np.int32]) -> Points:
+def _with_sampler(
+    points: Points, blocks: Sequence[Mapping[str, Any]], codes: npt.NDArray[np.int32]
+) -> Points:
     names = [str(block["use"]) for block in blocks]
     distinct = list(dict.fromkeys(names))
-    sampler = Column("sampler", "str", tuple(distinct), np.array([distinct.index(n) for n in names], np.int32)[codes], False)
+    sampler = Column(
+        "sampler",
+        "str",
+        tuple(distinct),
+        np.array([distinct.index(n) for n in names], np.int32)[codes],
+        False,
+    )
     others = tuple(c for c in points.columns if c.name != "experiment.use")
     return Points((sampler, *others), points.length)
 
@@ -306,7 +344,9 @@ def _check_partition(partition_by: Sequence[str], points: Points) -> None:
     values = 1
     for name in partition_by:
         if name not in known:
-            raise ConfigError(f"archive.partition_by: {name!r} is not a parameter of the space", near(name, known))
+            raise ConfigError(
+                f"archive.partition_by: {name!r} is not a parameter of the space", near(name, known)
+            )
         column = known[name]
         values *= len(column.values)
         if column.continuous:
@@ -324,8 +364,11 @@ def _check_partition(partition_by: Sequence[str], points: Points) -> None:
 
 
 def _group_codes(
-    sampled: Points, trials: Points, blocks: Sequence[Any], block_codes: npt.NDArray[np.int32],
-    modes: Sequence[tuple[str, tuple[str, ...]]], partition_by: Sequence[str],
+    sampled: Points,
+    trials: Points,
+    block_codes: npt.NDArray[np.int32],
+    modes: Sequence[tuple[str, tuple[str, ...]]],
+    partition_by: Sequence[str],
 ) -> tuple[npt.NDArray[np.int64], list[npt.NDArray[np.int32]]]:
     """Number the groups in order of first appearance; one key (a point's index) for each."""
     keys = [block_codes]
@@ -352,8 +395,14 @@ def _is_static(column: Column, modes: Sequence[tuple[str, tuple[str, ...]]]) -> 
 
 
 def _draft(
-    number: int, key: npt.NDArray[np.int32], blocks: Sequence[dict[str, Any]],
-    modes: Sequence[tuple[str, tuple[str, ...]]], trials: Points, partition_by: Sequence[str], sampled: Points, count: int,
+    number: int,
+    key: npt.NDArray[np.int32],
+    blocks: Sequence[dict[str, Any]],
+    modes: Sequence[tuple[str, tuple[str, ...]]],
+    trials: Points,
+    partition_by: Sequence[str],
+    sampled: Points,
+    count: int,
 ) -> Group:
     point, block = int(key[0]), int(key[1])
     mode, static_names = modes[block]
@@ -362,14 +411,22 @@ def _draft(
     for name in static_names:
         if mode != "off" and name not in values and name not in types:
             raise ConfigError(
-                f"static = {static_names!r}: {name!r} is not a parameter of the space", near(name, types) or "add it to the space"
+                f"static = {static_names!r}: {name!r} is not a parameter of the space",
+                near(name, types) or "add it to the space",
             )
     static = {n: v for n, v in values.items() if mode != "off" and (n in static_names or types[n] == "str")}
     traced = {n: types[n] for n in values if n not in static}
     row = sampled.row(point)
     return Group(
-        name=f"g{number}", sampler=str(blocks[block]["use"]), experiment=blocks[block], static=static, traced=traced,
-        partition={name: row.get(name) for name in partition_by}, trials=count, batch=1, vectorize=mode,
+        name=f"g{number}",
+        sampler=str(blocks[block]["use"]),
+        experiment=blocks[block],
+        static=static,
+        traced=traced,
+        partition={name: row.get(name) for name in partition_by},
+        trials=count,
+        batch=1,
+        vectorize=mode,
     )
 
 
@@ -382,8 +439,14 @@ def _described(drafts: Sequence[Group], describe: Describe) -> list[tuple[Group,
         if key not in memo:
             memo[key] = describe(group)
         schema = memo[key]
-        found.append((replace(
-            group, outputs=schema.outputs, coords=dict(schema.coords), state_bytes=schema.state_bytes), schema))
+        found.append(
+            (
+                replace(
+                    group, outputs=schema.outputs, coords=dict(schema.coords), state_bytes=schema.state_bytes
+                ),
+                schema,
+            )
+        )
     return found
 
 
@@ -394,10 +457,15 @@ def _check_outputs(groups: Sequence[Group], trials: Points) -> None:
         for output in group.outputs:
             if output.name in parameters:
                 raise ConfigError(
-                    f"{output.name!r} is both a parameter of the space and an output of {group.sampler}", "rename one"
+                    f"{output.name!r} is both a parameter of the space and an output of {group.sampler}",
+                    "rename one",
                 )
             other, known = kinds.setdefault(output.name, (group, output))
-            if (known.dtype, len(known.shape), known.table) != (output.dtype, len(output.shape), output.table):
+            if (known.dtype, len(known.shape), known.table) != (
+                output.dtype,
+                len(output.shape),
+                output.table,
+            ):
                 raise ConfigError(
                     f"output {output.name!r} is {known.dtype} with {len(known.shape)} axes in {other.sampler}, "
                     f"but {output.dtype} with {len(output.shape)} axes in {group.sampler}",
@@ -438,10 +506,13 @@ def _check_modes(config: CampaignConfig, groups: Sequence[Group], sampling: Samp
         if group.vectorize == "off" and sampling.segments > 1:
             raise ConfigError(
                 f"execution.segments: {sampling.segments}, but {group.sampler} runs as plain Python (vectorize: off), "
-                "whose state cannot be checkpointed", "set execution.segments: 1",
+                "whose state cannot be checkpointed",
+                "set execution.segments: 1",
             )
         if (sampling.discard + (sampling.draws or 1)) * sampling.thin >= 1 << 32:
-            raise ConfigError("sampling: more than 2**32 steps a trial", "lower sampling.draws or sampling.thin")
+            raise ConfigError(
+                "sampling: more than 2**32 steps a trial", "lower sampling.draws or sampling.thin"
+            )
 
 
 def _parts(config: CampaignConfig, groups: Sequence[Group], sampling: Sampling) -> Iterator[Part]:
@@ -451,7 +522,7 @@ def _parts(config: CampaignConfig, groups: Sequence[Group], sampling: Sampling) 
         total = bytes_per_trial(group, sampling.draws) * group.trials
         wanted = max(math.ceil(total / config.archive.part_size), min(PARTS, total // PART_FLOOR), 1)
         edges = np.linspace(0, group.batches, min(wanted, group.batches) + 1).round().astype(int)
-        for first, last in zip(edges[:-1], edges[1:], strict=True):
+        for first, last in itertools.pairwise(edges):
             yield Part(f"part-{count:05d}", number, int(first), int(last))
             count += 1
 

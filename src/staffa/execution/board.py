@@ -11,7 +11,6 @@ import random
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from staffa.campaign.plan import Plan
 from staffa.execution.marks import Started
@@ -79,7 +78,9 @@ class Board:
     - `clock`, `chance`: the time, and random numbers in [0, 1) for the jitter.
     """
 
-    def __init__(self, plan: Plan, retries: Retries, clock: Callable[[], float], chance: random.Random) -> None:
+    def __init__(
+        self, plan: Plan, retries: Retries, clock: Callable[[], float], chance: random.Random
+    ) -> None:
         self.plan = plan
         self.retries = retries
         self.troubles: dict[Batch, Trouble] = {}
@@ -91,7 +92,9 @@ class Board:
         self._counts: dict[Batch, Counter[str]] = {}
         self._part_of = {(part.group, b): n for n, part in enumerate(plan.parts) for b in part.batches()}
         self._open = [len(part.batches()) for part in plan.parts]
-        self._programs = [canonical([g.experiment, g.static, g.traced, g.vectorize, g.batch]) for g in plan.groups]
+        self._programs = [
+            canonical([g.experiment, g.static, g.traced, g.vectorize, g.batch]) for g in plan.groups
+        ]
         self._unsettled: set[Batch] = set(self._part_of)
 
     def load(self, statuses: Iterable[tuple[Batch, Mapping[str, int]]]) -> None:
@@ -118,7 +121,9 @@ class Board:
                 return self._issue(batch, lanes)
         return None
 
-    def settled(self, batch: Batch, counts: Mapping[str, int], failed: Mapping[int, Outcome], tried: Iterable[int]) -> Verdict:
+    def settled(
+        self, batch: Batch, counts: Mapping[str, int], failed: Mapping[int, Outcome], tried: Iterable[int]
+    ) -> Verdict:
         """A batch was committed.
 
         Arguments:
@@ -135,7 +140,9 @@ class Board:
             trouble.tries.update(fresh)
             again = tuple(lane for lane in fresh if trouble.tries[lane] <= self.retries.limit)
             out = tuple(lane for lane in fresh if trouble.tries[lane] > self.retries.limit)
-            due = self._clock() + self.retries.wait(max((trouble.tries[i] for i in again), default=1), self._chance.random())
+            due = self._clock() + self.retries.wait(
+                max((trouble.tries[i] for i in again), default=1), self._chance.random()
+            )
             verdict = Verdict(again, due, out)
         if trouble is not None:
             trouble.deaths, trouble.suspects, trouble.leave_out = 0, (), {}
@@ -144,7 +151,9 @@ class Board:
             heapq.heappush(self._later, (verdict.due, batch, verdict.retried))
         return verdict
 
-    def lost(self, batch: Batch, lanes: tuple[int, ...] | None, started: Started | None, attempt: int) -> bool:
+    def lost(
+        self, batch: Batch, lanes: tuple[int, ...] | None, started: Started | None, attempt: int
+    ) -> bool:
         """A worker died; returns whether this batch is charged for it. It goes to the front again.
 
         A batch that had its start mark open is charged. One death may be an accident; from the
@@ -152,7 +161,9 @@ class Board:
         until one stands alone: that one is left out.
         """
         self.flying.discard(batch)
-        charged = started is not None and started.batch == f"g{batch[0]}/{batch[1]}" and started.attempt == attempt
+        charged = (
+            started is not None and started.batch == f"g{batch[0]}/{batch[1]}" and started.attempt == attempt
+        )
         if charged and started is not None:
             trouble = self.troubles.setdefault(batch, Trouble())
             trouble.deaths += 1

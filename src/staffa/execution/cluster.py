@@ -43,7 +43,12 @@ SETTINGS: dict[str, Any] = {
     "distributed.admin.tick.limit": "30s",
     "distributed.comm.timeouts.connect": "30s",
     "distributed.diagnostics.nvml": False,
-    "distributed.logging": {"distributed": "error", "distributed.nanny": "critical", "bokeh": "error", "tornado": "error"},
+    "distributed.logging": {
+        "distributed": "error",
+        "distributed.nanny": "critical",
+        "bokeh": "error",
+        "tornado": "error",
+    },
 }
 
 
@@ -82,8 +87,13 @@ class Pool:
 
 @contextlib.contextmanager
 def local_pool(
-    workspace: Workspace, workers: int, environment: dict[str, str], *,
-    memory: int | None = None, dashboard: bool = True, port: int = 8787,
+    workspace: Workspace,
+    workers: int,
+    environment: dict[str, str],
+    *,
+    memory: int | None = None,
+    dashboard: bool = True,
+    port: int = 8787,
 ) -> Iterator[Pool]:
     """A cluster of processes on this machine, one for each core unless said otherwise."""
     security = secured(credentials(workspace.secrets, _certificates))
@@ -91,12 +101,22 @@ def local_pool(
     with dask.config.set({**SETTINGS, "distributed.nanny.pre-spawn-environ": environment}), _quiet(workspace):
         try:
             cluster = LocalCluster(
-                n_workers=workers, threads_per_worker=THREADS, processes=True, host="127.0.0.1", protocol="tls://",
-                security=security, dashboard_address=address, worker_dashboard_address=None,
-                memory_limit=memory or "auto", silence_logs=logging.CRITICAL, env=environment,
+                n_workers=workers,
+                threads_per_worker=THREADS,
+                processes=True,
+                host="127.0.0.1",
+                protocol="tls://",
+                security=security,
+                dashboard_address=address,
+                worker_dashboard_address=None,
+                memory_limit=memory or "auto",
+                silence_logs=logging.CRITICAL,
+                env=environment,
             )
         except OSError as error:
-            raise ClusterError(f"the local cluster did not start: {error}", "staffa run … --set cluster.dashboard_port=0") from error
+            raise ClusterError(
+                f"the local cluster did not start: {error}", "staffa run … --set cluster.dashboard_port=0"
+            ) from error
         try:
             with Client(cluster, security=security, set_as_default=False) as client:
                 client.register_plugin(Lanes())
@@ -115,8 +135,11 @@ def given_pool(client: Client) -> Iterator[Pool]:
 
 def secured(found: Credentials) -> Security:
     """Dask's security settings from the campaign's files."""
-    pair = {f"tls_{role}_{kind}": str(path) for role in ("client", "scheduler", "worker")
-            for kind, path in (("cert", found.cert), ("key", found.key))}
+    pair = {
+        f"tls_{role}_{kind}": str(path)
+        for role in ("client", "scheduler", "worker")
+        for kind, path in (("cert", found.cert), ("key", found.key))
+    }
     return Security(tls_ca_file=str(found.ca), require_encryption=True, **pair)
 
 
@@ -146,5 +169,3 @@ def _quiet(workspace: Workspace) -> Iterator[None]:
     finally:
         logger.handlers[:], logger.propagate = before, propagate
         handler.close()
-
-

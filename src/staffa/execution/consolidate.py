@@ -64,7 +64,14 @@ class Consolidation:
         return len(rows["trial"])
 
     def _list(
-        self, rows: dict[str, list[Any]], number: int, store: HotStore, batch: int, lanes: Any, status: Any, books: Books
+        self,
+        rows: dict[str, list[Any]],
+        number: int,
+        store: HotStore,
+        batch: int,
+        lanes: Any,
+        status: Any,
+        books: Books,
     ) -> None:
         digests = store.digests(batch)
         _, columns = store.inputs(batch)
@@ -73,9 +80,12 @@ class Consolidation:
             failures = books.failures.get(trial, [])
             values = {name: column[lane] for name, column in columns.items()}
             row: dict[str, Any] = {
-                "trial": trial, "sampler": self.plan.groups[number].sampler,
-                "outcome": Outcome(int(status[lane])).word, "message": failures[-1].message if failures else "",
-                "attempts": max(len(failures), 1), "state": books.states.get(trial, "failed"),
+                "trial": trial,
+                "sampler": self.plan.groups[number].sampler,
+                "outcome": Outcome(int(status[lane])).word,
+                "message": failures[-1].message if failures else "",
+                "attempts": max(len(failures), 1),
+                "state": books.states.get(trial, "failed"),
                 **{name: values.get(name) for name in ("replicate", *(n for n, _ in self.plan.parameters))},
             }
             for name, found in rows.items():
@@ -96,7 +106,9 @@ class Consolidation:
             if name not in known:
                 self.archive.enter(described(self.workspace.archive, name))
 
-    def _order(self, part: Part, name: str, lanes: Any, books: Books, nodes: Mapping[tuple[int, int], str]) -> SealOrder:
+    def _order(
+        self, part: Part, name: str, lanes: Any, books: Books, nodes: Mapping[tuple[int, int], str]
+    ) -> SealOrder:
         store = self.stores[part.group]
         attempts = []
         for batch in part.batches():
@@ -104,10 +116,20 @@ class Consolidation:
             if charged > 1:
                 counts = self._attempts(store, batch, books)
                 attempts += [(batch, lane, count) for lane, count in counts]
-        found = tuple((batch, nodes[part.group, batch]) for batch in part.batches() if (part.group, batch) in nodes)
+        found = tuple(
+            (batch, nodes[part.group, batch]) for batch in part.batches() if (part.group, batch) in nodes
+        )
         return SealOrder(
-            str(self.workspace.root), self.digest, self.plan.generation, name, part.group, part.first, part.last,
-            lanes, tuple(attempts), found,
+            str(self.workspace.root),
+            self.digest,
+            self.plan.generation,
+            name,
+            part.group,
+            part.first,
+            part.last,
+            lanes,
+            tuple(attempts),
+            found,
         )
 
     def _attempts(self, store: HotStore, batch: int, books: Books) -> list[tuple[int, int]]:
@@ -125,7 +147,8 @@ class Consolidation:
             status = store.status(batch)
             digests = store.digests(batch)
             lanes = tuple(
-                lane for lane, trial in enumerate(digests)
+                lane
+                for lane, trial in enumerate(digests)
                 if status[lane] in (Outcome.OK, Outcome.NAN) and trial not in there
             )
             if lanes:
@@ -158,5 +181,3 @@ def _failed_lanes(store: HotStore) -> Iterator[tuple[int, Any, Any]]:
 
 def _columns(rows: Mapping[str, list[Any]], schema: pa.Schema) -> pa.Table:
     return pa.Table.from_arrays([pa.array(rows[field.name], field.type) for field in schema], schema=schema)
-
-

@@ -46,10 +46,14 @@ def reduce_graph(seal: reduce.SealOrder, segments: int, worker: str | None = Non
     with _on("archive", worker):
         for batch in range(seal.first, seal.last):
             pieces = [
-                _task(reduce.read, "read", f"{tag}-b{batch}", segment, seal, batch, segment) for segment in range(segments)
+                _task(reduce.read, "read", f"{tag}-b{batch}", segment, seal, batch, segment)
+                for segment in range(segments)
             ]
             tables.append(_task(reduce.table, "table", f"{tag}-b{batch}", 0, seal, pieces))
-            partial = [_task(reduce.summary, "summary", f"{tag}-b{batch}", n, seal, piece) for n, piece in enumerate(pieces)]
+            partial = [
+                _task(reduce.summary, "summary", f"{tag}-b{batch}", n, seal, piece)
+                for n, piece in enumerate(pieces)
+            ]
             rows.append(_merged(partial, f"{tag}-b{batch}"))
         return _task(reduce.seal, "seal", tag, 0, seal, tables, rows)
 

@@ -30,8 +30,17 @@ from staffa.storage.provenance import code_digest, dirty_files, gather, snapshot
 from staffa.storage.roster import hexadecimal, write_roster
 from staffa.storage.workspace import Workspace
 
-FREE = ("campaign.description", "campaign.tags", "cluster.", "execution.window", "execution.workers",
-        "execution.retries", "execution.patience", "archive.every", "storage.root")
+FREE = (
+    "campaign.description",
+    "campaign.tags",
+    "cluster.",
+    "execution.window",
+    "execution.workers",
+    "execution.retries",
+    "execution.patience",
+    "archive.every",
+    "storage.root",
+)
 """What may differ when a campaign is resumed: nothing of it changes what is computed or stored."""
 
 
@@ -104,7 +113,8 @@ def check_unchanged(declaration: Declaration, workspace: Workspace) -> None:
     """Refuse a declaration that differs from the frozen one in anything that matters."""
     frozen = load_frozen(workspace.campaign_yaml, directory=declaration.directory)
     changed = [
-        (path, there, here) for path, there, here in difference(frozen, declaration)
+        (path, there, here)
+        for path, there, here in difference(frozen, declaration)
         if not any(path == free or path.startswith(free.rstrip(".") + ".") for free in FREE)
     ]
     if changed:
@@ -116,7 +126,9 @@ def check_unchanged(declaration: Declaration, workspace: Workspace) -> None:
         )
 
 
-def current_plan(workspace: Workspace, *, accept_code_change: bool = False) -> tuple[Plan, tuple[str, str] | None]:
+def current_plan(
+    workspace: Workspace, *, accept_code_change: bool = False
+) -> tuple[Plan, tuple[str, str] | None]:
     """The frozen plan, after making sure that the code is still the one it was planned with.
 
     Returns the plan and, where a change was accepted, the old and the new code digest.
@@ -149,7 +161,8 @@ def load_plan(workspace: Workspace, generation: int = 0) -> Plan:
         return Plan.loads(workspace.plan(generation).read_text())
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WorkspaceError(
-            f"{workspace.plan(generation)} cannot be read: {error}", f"restore it, or move {workspace.root} away and plan anew"
+            f"{workspace.plan(generation)} cannot be read: {error}",
+            f"restore it, or move {workspace.root} away and plan anew",
         ) from None
 
 
@@ -165,23 +178,44 @@ def open_stores(workspace: Workspace, plan: Plan) -> dict[int, HotStore]:
 
 def group_layout(plan: Plan, group: Group) -> GroupLayout:
     """How a group stands on disk."""
-    coords = {axis: values for axis, values in group.coords.items() if any(axis in o.dims for o in group.outputs)}
+    coords = {
+        axis: values for axis, values in group.coords.items() if any(axis in o.dims for o in group.outputs)
+    }
     attributes = {"sampler": group.sampler, "experiment": json.dumps(group.experiment), "group": group.name}
     return GroupLayout(
-        group.name, group.trials, group.batch, plan.sampling.segments, plan.sampling.draws,
-        tuple(array_layout(output) for output in group.outputs), coords, plan.compression, plan.level, attributes,
+        group.name,
+        group.trials,
+        group.batch,
+        plan.sampling.segments,
+        plan.sampling.draws,
+        tuple(array_layout(output) for output in group.outputs),
+        coords,
+        plan.compression,
+        plan.level,
+        attributes,
     )
 
 
 def _describe(experiment: Experiment, group: Group, config: Any, directory: Path) -> Schema:
     sampling = Sampling(
-        config.sampling.draws, config.sampling.thin, config.sampling.discard, config.sampling.warmup, config.execution.segments
+        config.sampling.draws,
+        config.sampling.thin,
+        config.sampling.discard,
+        config.sampling.warmup,
+        config.execution.segments,
     )
     if group.vectorize == "off":
         from staffa.experiment.simulate import pilot
 
         first = _first_point(config, group)
-        return pilot(experiment, config.seeds.pack().channel("trials"), np.zeros(4, np.uint32), first, sampling, directory)
+        return pilot(
+            experiment,
+            config.seeds.pack().channel("trials"),
+            np.zeros(4, np.uint32),
+            first,
+            sampling,
+            directory,
+        )
     from staffa.experiment.perform import describe
 
     probe = _probe(config, group, sampling)
@@ -203,7 +237,22 @@ def _first_point(config: Any, group: Group) -> dict[str, Any]:
 def _probe(config: Any, group: Group, sampling: Sampling) -> Plan:
     execution = config.execution
     return Plan(
-        0, 0, 0, 0, "", sampling, execution.x64, execution.prng, execution.width, execution.timeout, "zstd", 1, (), (), (group,), ()
+        0,
+        0,
+        0,
+        0,
+        "",
+        sampling,
+        execution.x64,
+        execution.prng,
+        execution.width,
+        execution.timeout,
+        "zstd",
+        1,
+        (),
+        (),
+        (group,),
+        (),
     )
 
 
@@ -226,7 +275,9 @@ def _write_roster(prepared: Prepared, workspace: Workspace) -> None:
         members = rows.members(number)
         place[members] = np.arange(len(members))
     columns: dict[str, tuple[str, Any]] = {
-        "group": ("int", rows.group.astype(np.int64)), "row": ("int", place), "replicate": ("int", rows.replicate(everyone)),
+        "group": ("int", rows.group.astype(np.int64)),
+        "row": ("int", place),
+        "replicate": ("int", rows.replicate(everyone)),
     }
     columns |= {name: (kind, rows.column(name, everyone)) for name, kind in plan.parameters}
     write_roster(workspace.trials(plan.generation), rows.digests, columns)

@@ -19,7 +19,13 @@ from staffa.execution.work import Order, bench_of
 from staffa.storage.archive import Archive
 from staffa.storage.hot import ArrayLayout, HotStore
 from staffa.storage.tables import (
-    ArchiveLayout, Block, Moments, block_moments, draw_table, item_table, trial_table,
+    ArchiveLayout,
+    Block,
+    Moments,
+    block_moments,
+    draw_table,
+    item_table,
+    trial_table,
 )
 from staffa.trial import Outcome
 
@@ -72,7 +78,9 @@ def archive_layout(plan: Plan) -> ArchiveLayout:
 
 def array_layout(output: Any) -> ArrayLayout:
     """How an output is laid out on disk."""
-    return ArrayLayout(output.name, output.dtype, output.shape, output.dims, output.chains, output.table, output.length)
+    return ArrayLayout(
+        output.name, output.dtype, output.shape, output.dims, output.chains, output.table, output.length
+    )
 
 
 def read(seal: SealOrder, batch: int, segment: int) -> Piece:
@@ -95,9 +103,14 @@ def read(seal: SealOrder, batch: int, segment: int) -> Piece:
         data = store.read(array.name, batch, segment)
         outputs[array.name] = data if whole else data[lanes]
     block = Block(
-        [digests[lane] for lane in lanes], columns["replicate"][lanes], group.sampler,
+        [digests[lane] for lane in lanes],
+        columns["replicate"][lanes],
+        group.sampler,
         {name: values[lanes] for name, values in columns.items() if name != "replicate"},
-        status[lanes], store.seconds(batch)[lanes], outputs, {a.name: a for a in store.layout.arrays},
+        status[lanes],
+        store.seconds(batch)[lanes],
+        outputs,
+        {a.name: a for a in store.layout.arrays},
         store.layout.draws is not None,
     )
     return Piece(batch, lanes, block)
@@ -110,7 +123,10 @@ def table(seal: SealOrder, pieces: Sequence[Piece]) -> dict[str, pa.Table]:
     block = _joined(pieces)
     if block is None:
         return {}
-    return {"draws": draw_table(block, archive), **{name: item_table(block, archive, name) for name in archive.tables}}
+    return {
+        "draws": draw_table(block, archive),
+        **{name: item_table(block, archive, name) for name in archive.tables},
+    }
 
 
 def summary(seal: SealOrder, piece: Piece) -> Summary:
@@ -125,11 +141,17 @@ def merge(left: Summary, right: Summary) -> Summary:
     damaged = tuple(dict.fromkeys([*left.piece.damaged, *right.piece.damaged]))
     return Summary(
         replace(left.piece, damaged=damaged),
-        {name: found.merge(right.moments[name]) for name, found in left.moments.items() if name in right.moments},
+        {
+            name: found.merge(right.moments[name])
+            for name, found in left.moments.items()
+            if name in right.moments
+        },
     )
 
 
-def seal(order: SealOrder, tables: Sequence[Mapping[str, pa.Table]], rows: Sequence[Summary]) -> dict[str, Any]:
+def seal(
+    order: SealOrder, tables: Sequence[Mapping[str, pa.Table]], rows: Sequence[Summary]
+) -> dict[str, Any]:
     """Write the part's files and publish them; nothing is published when a batch is damaged."""
     started = time.perf_counter()
     bench = bench_of(order.order(order.first))
@@ -146,8 +168,12 @@ def seal(order: SealOrder, tables: Sequence[Mapping[str, pa.Table]], rows: Seque
     group = bench.group(order.group)
     sealed = archive.seal(order.part, group.partition, pieces, pa.concat_tables(warm))
     return {
-        "part": order.part, "trials": sealed.trials, "rows": sealed.rows, "bytes": sealed.size,
-        "files": [asdict(file) for file in sealed.files], "seconds": time.perf_counter() - started,
+        "part": order.part,
+        "trials": sealed.trials,
+        "rows": sealed.rows,
+        "bytes": sealed.size,
+        "files": [asdict(file) for file in sealed.files],
+        "seconds": time.perf_counter() - started,
     }
 
 
@@ -170,7 +196,9 @@ def _joined(pieces: Sequence[Piece]) -> Block | None:
     outputs = {}
     for name, layout in first.layouts.items():
         axis = 2 if layout.chains else 1
-        outputs[name] = np.concatenate([block.outputs[name] for block in blocks if block is not None], axis=axis)
+        outputs[name] = np.concatenate(
+            [block.outputs[name] for block in blocks if block is not None], axis=axis
+        )
     return replace(first, outputs=outputs)
 
 
@@ -181,4 +209,3 @@ def _damaged(store: HotStore, batch: int, segment: int) -> tuple[str, ...]:
         for number, array in enumerate(store.layout.arrays)
         if store.checksum(array.name, batch, segment) != recorded[segment, number]
     )
-

@@ -7,6 +7,7 @@ process may die at any line. Dask is disposable; what it returns are receipts.
 from __future__ import annotations
 
 import contextlib
+import functools
 import errno
 import queue
 import random
@@ -102,8 +103,17 @@ class Runner:
     """Drives a planned campaign on a pool of workers, under a lease, until it is done or stopped."""
 
     def __init__(
-        self, workspace: Workspace, plan: Plan, digest: str, config: CampaignConfig, ledger: Ledger,
-        stores: Mapping[int, HotStore], pool: Pool, *, listeners: Iterable[Listener] = (), stop: Stop | None = None,
+        self,
+        workspace: Workspace,
+        plan: Plan,
+        digest: str,
+        config: CampaignConfig,
+        ledger: Ledger,
+        stores: Mapping[int, HotStore],
+        pool: Pool,
+        *,
+        listeners: Iterable[Listener] = (),
+        stop: Stop | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.workspace, self.plan, self.digest, self.config = workspace, plan, digest, config
@@ -178,7 +188,11 @@ class Runner:
         books = self.ledger.books
         for batch, lanes in failed_lanes(store):
             digests = store.digests(batch)
-            again = {lane: len(books.failures.get(digests[lane], ())) for lane in lanes if digests[lane] not in books.states}
+            again = {
+                lane: len(books.failures.get(digests[lane], ()))
+                for lane in lanes
+                if digests[lane] not in books.states
+            }
             again = {lane: tries for lane, tries in again.items() if tries <= self.board.retries.limit}
             if again:
                 self.board.reopen((number, batch), tuple(again))
@@ -213,7 +227,7 @@ class Runner:
             return
         for member in self._by_load():
             while self._load(member) < self.config.execution.window:
-                chosen = self.board.take(lambda group, member=member: self._may_take(member, group))
+                chosen = self.board.take(functools.partial(self._may_take, member))
                 if chosen is None:
                     break
                 self._issue(member, chosen)
@@ -243,7 +257,9 @@ class Runner:
         return sorted(self._members.values(), key=self._load)
 
     def _load(self, member: Member) -> int:
-        return sum(1 for f in self.flights.values() if f.member.address == member.address and f.batch is not None)
+        return sum(
+            1 for f in self.flights.values() if f.member.address == member.address and f.batch is not None
+        )
 
     def _may_take(self, member: Member, group: int) -> bool:
         """One worker compiles a program; the others start it when it stands in the cache."""
@@ -253,13 +269,27 @@ class Runner:
     def _issue(self, member: Member, chosen: Next) -> None:
         group, batch = chosen.batch
         order = Order(
-            str(self.workspace.root), self.digest, self.plan.generation, group, batch, chosen.attempt, chosen.lanes,
-            chosen.leave_out, chosen.suspects,
+            str(self.workspace.root),
+            self.digest,
+            self.plan.generation,
+            group,
+            batch,
+            chosen.attempt,
+            chosen.lanes,
+            chosen.leave_out,
+            chosen.suspects,
         )
         program = self.board.program(group)
         if program not in self._warm:
             self._warming[program] = member.address
-        self._note({"event": "batch_issued", "batch": order.batch_id, "attempt": order.attempt, "worker": member.address})
+        self._note(
+            {
+                "event": "batch_issued",
+                "batch": order.batch_id,
+                "attempt": order.attempt,
+                "worker": member.address,
+            }
+        )
         future = self.pool.client.compute(batch_graph(order, self.plan.sampling, member.address))
         self._launch(Flight(member, future, self.clock(), chosen.batch, chosen))
 
@@ -308,28 +338,56 @@ class Runner:
         tried = range(self.plan.groups[group].size(batch)) if flight.next.lanes is None else flight.next.lanes
         settled_before = set() if receipt["duplicate"] else set(tried)
         verdict = self.board.settled(flight.batch, receipt["outcomes"], failed, settled_before)
-        self._note({
-            "event": "batch_settled", "batch": f"g{group}/{batch}", "attempt": flight.next.attempt,
-            "worker": flight.member.address, "node": receipt["node"], "outcomes": receipt["outcomes"],
-            "failed": [
-                {"lane": lane, "trial": digests[lane], "outcome": outcome.word, "message": messages.get(lane, "")}
-                for lane, outcome in failed.items() if lane in settled_before
-            ],
-            "timings": {"queue": max(receipt["started"] - flight.issued, 0.0), **receipt["seconds"]},
-            "bytes": receipt["bytes"], "width": receipt["width"], "device": receipt["device"],
-            "compiles": receipt["compiles"], "pid": receipt["pid"], "duplicate": receipt["duplicate"],
-        })
+        self._note(
+            {
+                "event": "batch_settled",
+                "batch": f"g{group}/{batch}",
+                "attempt": flight.next.attempt,
+                "worker": flight.member.address,
+                "node": receipt["node"],
+                "outcomes": receipt["outcomes"],
+                "failed": [
+                    {
+                        "lane": lane,
+                        "trial": digests[lane],
+                        "outcome": outcome.word,
+                        "message": messages.get(lane, ""),
+                    }
+                    for lane, outcome in failed.items()
+                    if lane in settled_before
+                ],
+                "timings": {"queue": max(receipt["started"] - flight.issued, 0.0), **receipt["seconds"]},
+                "bytes": receipt["bytes"],
+                "width": receipt["width"],
+                "device": receipt["device"],
+                "compiles": receipt["compiles"],
+                "pid": receipt["pid"],
+                "duplicate": receipt["duplicate"],
+                "cpu": receipt["cpu"],
+            }
+        )
         if verdict.retried:
-            self._note({
-                "event": "retry_planned", "batch": f"g{group}/{batch}", "lanes": list(verdict.retried),
-                "attempt": flight.next.attempt + 1, "due": verdict.due,
-            })
+            self._note(
+                {
+                    "event": "retry_planned",
+                    "batch": f"g{group}/{batch}",
+                    "lanes": list(verdict.retried),
+                    "attempt": flight.next.attempt + 1,
+                    "due": verdict.due,
+                }
+            )
         for lane in verdict.quarantined:
-            self._note({
-                "event": "quarantined", "trial": digests[lane], "batch": f"g{group}/{batch}", "lane": lane,
-                "outcome": failed[lane].word, "message": messages.get(lane, ""),
-                "attempts": self.board.troubles[flight.batch].tries[lane],
-            })
+            self._note(
+                {
+                    "event": "quarantined",
+                    "trial": digests[lane],
+                    "batch": f"g{group}/{batch}",
+                    "lane": lane,
+                    "outcome": failed[lane].word,
+                    "message": messages.get(lane, ""),
+                    "attempts": self.board.troubles[flight.batch].tries[lane],
+                }
+            )
         self._continue()
 
     def _lost(self, key: str, flight: Flight, reason: str) -> None:
@@ -347,12 +405,21 @@ class Runner:
         path = self.workspace.start_mark(mark_name(flight.member.host, flight.member.pid))
         started = read_mark(path)
         charged = self.board.lost(flight.batch, flight.next.lanes, started, flight.next.attempt)
-        lanes = [min(started.lanes), max(started.lanes) + 1] if charged and started and started.lanes else None
+        lanes = (
+            [min(started.lanes), max(started.lanes) + 1] if charged and started and started.lanes else None
+        )
         why = "ran past execution.timeout" if charged and started and started.timed_out else reason
-        self._note({
-            "event": "batch_lost", "batch": f"g{flight.batch[0]}/{flight.batch[1]}", "attempt": flight.next.attempt,
-            "worker": flight.member.address, "reason": why, "charged": charged, "lanes": lanes,
-        })
+        self._note(
+            {
+                "event": "batch_lost",
+                "batch": f"g{flight.batch[0]}/{flight.batch[1]}",
+                "attempt": flight.next.attempt,
+                "worker": flight.member.address,
+                "reason": why,
+                "charged": charged,
+                "lanes": lanes,
+            }
+        )
 
     def _failed(self, flight: Flight, error: BaseException | None) -> None:
         """The machinery failed: a full disk is waited for, anything else is tried again a few times."""
@@ -364,16 +431,23 @@ class Runner:
             faults = 0 if full else self._seal_faults(flight.part)
         else:
             faults = self.board.returned(flight.batch, flight.next.lanes, fault=not full)
-            self._note({
-                "event": "batch_lost", "batch": f"g{flight.batch[0]}/{flight.batch[1]}", "attempt": flight.next.attempt,
-                "worker": flight.member.address, "reason": f"{type(error).__name__}: {error}"[:500], "charged": False,
-                "lanes": None,
-            })
+            self._note(
+                {
+                    "event": "batch_lost",
+                    "batch": f"g{flight.batch[0]}/{flight.batch[1]}",
+                    "attempt": flight.next.attempt,
+                    "worker": flight.member.address,
+                    "reason": f"{type(error).__name__}: {error}"[:500],
+                    "charged": False,
+                    "lanes": None,
+                }
+            )
         if isinstance(error, StaffaError) and not full:
             raise error
         if faults > FAULTS:
             raise ClusterError(
-                f"a task failed {faults} times: {type(error).__name__}: {error}", f"staffa resume {self.workspace.root}"
+                f"a task failed {faults} times: {type(error).__name__}: {error}",
+                f"staffa resume {self.workspace.root}",
             )
 
     def _seal_faults(self, part: int) -> int:
@@ -387,7 +461,8 @@ class Runner:
         """Queue every ripe part that is not sealed yet; whether there was any."""
         queued = {flight.part for flight in self.flights.values()} | set(self._seal_queue)
         fresh = [
-            number for number in range(len(self.plan.parts))
+            number
+            for number in range(len(self.plan.parts))
             if number not in queued and self.board.ripe(number) and self._unsealed(number)
         ]
         self._seal_queue += fresh
@@ -397,7 +472,9 @@ class Runner:
         part = self.plan.parts[number]
         if part.name not in self.archive.sealed:
             return True
-        return (number in self._supplements) and self.archive.order(part, self.ledger.books, self.nodes) is not None
+        return (number in self._supplements) and self.archive.order(
+            part, self.ledger.books, self.nodes
+        ) is not None
 
     @property
     def _supplements(self) -> set[int]:
@@ -416,7 +493,9 @@ class Runner:
             self._seal_queue.clear()
             return
         for member in self._by_load():
-            busy = sum(1 for f in self.flights.values() if f.batch is None and f.member.address == member.address)
+            busy = sum(
+                1 for f in self.flights.values() if f.batch is None and f.member.address == member.address
+            )
             if busy < SEALS_PER_WORKER and self._seal_queue:
                 self._issue_seal(member, self._seal_queue.pop(0))
 
@@ -441,9 +520,12 @@ class Runner:
             return
         if not receipt["files"]:
             self.archive.sealed.setdefault(part.name, [])
-        self._note({
-            "event": "part_sealed", **{k: receipt[k] for k in ("part", "rows", "trials", "bytes", "seconds")},
-        })
+        self._note(
+            {
+                "event": "part_sealed",
+                **{k: receipt[k] for k in ("part", "rows", "trials", "bytes", "seconds")},
+            }
+        )
         self._continue()
 
     # Trouble
@@ -455,7 +537,8 @@ class Runner:
         self._empty_since = self._empty_since or now
         if now - self._empty_since > max(self.config.execution.patience, 60.0):
             raise ClusterError(
-                f"no worker for {now - self._empty_since:.0f} s (execution.patience)", f"staffa resume {self.workspace.root}"
+                f"no worker for {now - self._empty_since:.0f} s (execution.patience)",
+                f"staffa resume {self.workspace.root}",
             )
 
     def _disk(self, action: Callable[[], Any]) -> bool:
@@ -527,12 +610,21 @@ class Runner:
         rate = (settled - self._rate[0][1]) / span if span > 1 else 0.0
         outcomes = {word: count for word, count in sorted(self.board.outcomes.items()) if count}
         return {
-            "trials": self.plan.trials, "settled": settled, "outcomes": outcomes, "rate": round(rate, 3),
+            "trials": self.plan.trials,
+            "settled": settled,
+            "outcomes": outcomes,
+            "rate": round(rate, 3),
             "eta": round((self.plan.trials - settled) / rate, 1) if rate else None,
-            "batches": self.plan.batches, "flying": len(self.board.flying), "waiting": self.board.waiting,
-            "retrying": self.board.retrying, "workers": len(self._members),
-            "parts": len(self.plan.parts), "sealed": len(self.archive.sealed), "dashboard": self.pool.dashboard,
+            "batches": self.plan.batches,
+            "flying": len(self.board.flying),
+            "waiting": self.board.waiting,
+            "retrying": self.board.retrying,
+            "workers": len(self._members),
+            "parts": len(self.plan.parts),
+            "sealed": len(self.archive.sealed),
+            "dashboard": self.pool.dashboard,
             "paused": self._paused_at is not None,
+            "stopping": self.stop.reason,
         }
 
     def _settled_trials(self) -> int:
@@ -585,7 +677,9 @@ def failed_trials(stores: Mapping[int, HotStore]) -> Iterable[str]:
 def failed_lanes(store: HotStore) -> Iterable[tuple[int, list[int]]]:
     """Batches of a store with the lanes that were committed without data."""
     status, size = store.status(), store.layout.batch
-    failed = np.flatnonzero((status == Outcome.RAISED) | (status == Outcome.TIMEOUT) | (status == Outcome.KILLED))
+    failed = np.flatnonzero(
+        (status == Outcome.RAISED) | (status == Outcome.TIMEOUT) | (status == Outcome.KILLED)
+    )
     for batch in np.unique(failed // size):
         yield int(batch), [int(lane) for lane in failed[failed // size == batch] - batch * size]
 
@@ -598,7 +692,10 @@ def counted(plan: Plan, stores: Mapping[int, HotStore]) -> dict[str, Any]:
             outcomes[word] = outcomes.get(word, 0) + count
     missing = outcomes.pop(Outcome.MISSING.word, 0)
     return {
-        "trials": plan.trials, "settled": plan.trials - missing, "outcomes": outcomes, "batches": plan.batches,
+        "trials": plan.trials,
+        "settled": plan.trials - missing,
+        "outcomes": outcomes,
+        "batches": plan.batches,
         "parts": len(plan.parts),
     }
 
@@ -617,7 +714,9 @@ def _batch_counts(plan: Plan, stores: Mapping[int, HotStore]) -> Iterable[tuple[
 def _failed(store: HotStore, batch: int, receipt: Mapping[str, Any]) -> dict[int, Outcome]:
     if not any(receipt["outcomes"].get(outcome.word) for outcome in Outcome if outcome.failed):
         return {}
-    return {lane: Outcome(int(code)) for lane, code in enumerate(store.status(batch)) if Outcome(int(code)).failed}
+    return {
+        lane: Outcome(int(code)) for lane, code in enumerate(store.status(batch)) if Outcome(int(code)).failed
+    }
 
 
 def _lane_messages(receipt: Mapping[str, Any]) -> dict[int, str]:
@@ -633,5 +732,3 @@ def _lane_messages(receipt: Mapping[str, Any]) -> dict[int, str]:
 def _key(batch: str) -> Batch:
     group, _, number = batch[1:].partition("/")
     return int(group), int(number)
-
-

@@ -88,7 +88,8 @@ class Work:
     resumed: int = 0
     """Segments that a checkpoint covers already."""
     started: float = 0.0
-    compiles: int = 0
+    compiled: tuple[int, float] = (0, 0.0)
+    """Programs compiled for it, and the seconds that took."""
 
     def __sizeof__(self) -> int:
         return 1 << 10
@@ -129,7 +130,10 @@ class Bench:
         remembered = read_json(self._width_file(group))
         if isinstance(remembered, dict) and group.batch % remembered.get("width", group.batch + 1) == 0:
             return int(remembered["width"])
-        sizes = {output.name: 2 if output.dtype == "bfloat16" else np.dtype(output.dtype).itemsize for output in group.outputs}
+        sizes = {
+            output.name: 2 if output.dtype == "bfloat16" else np.dtype(output.dtype).itemsize
+            for output in group.outputs
+        }
         return choose_width(group.batch, self.schema(group), self.plan.sampling.segment_draws, sizes)
 
     def remember_width(self, group: Group, width: int) -> None:
@@ -144,7 +148,9 @@ class Bench:
                 yield
 
         return Performer(
-            lambda width: self.program(group, width), self.schema(group), guard,
+            lambda width: self.program(group, width),
+            self.schema(group),
+            guard,
             lambda width: self.remember_width(group, width),
         )
 
@@ -157,8 +163,9 @@ def initialize(order: Order, phase: int = 0, before: Work | None = None) -> Work
     """Read the mark and the parameters, make the state, do the warm-up (or its `phase`-th piece)."""
     bench = bench_of(order)
     if before is None:
-        _prepare(bench, order)
-    work = _begin(bench, order) if before is None else before
+        compiled = _prepare(bench, order)
+        before = replace(_begin(bench, order), compiled=compiled)
+    work = before
     if work.done or work.carried is None or work.resumed:
         return work
     performer, sampling = bench.performer(order), bench.plan.sampling
@@ -188,26 +195,31 @@ def sample(work: Work, segment: int) -> Work:
 
 def write(work: Work, segment: int, before: Any = None) -> dict[str, Any]:
     """Write one segment's shards, then (but for the last) the checkpoint that continues from it."""
-    started, order = time.perf_counter(), work.order
+    started, cpu, order = time.perf_counter(), time.thread_time(), work.order
     bench = bench_of(order)
     store = bench.store(order.group)
     if work.done or _settled_elsewhere(store, work):
-        return {"done": True, "seconds": 0.0, "bytes": 0}
+        return {"done": True, "seconds": 0.0, "cpu": 0.0, "bytes": 0}
     scratch = bench.workspace.scratch(f"{socket.gethostname()}-{os.getpid()}-{threading.get_ident()}")
     size = 0
     for output in bench.group(order.group).outputs:
         if segment >= work.resumed:
             data = work.outputs.get(output.name)
-            target = store.write(output.name, order.batch, segment, _merged(store, work, output.name, segment, data), scratch)
+            target = store.write(
+                output.name, order.batch, segment, _merged(store, work, output.name, segment, data), scratch
+            )
             size += target.stat().st_size if target.exists() else 0
     if segment + 1 < bench.plan.sampling.segments and segment >= work.resumed:
-        checkpoints.save(_checkpoint_path(bench, order), _state(work), {"segment": segment + 1, "order": _terms(work)})
-    return {"done": False, "seconds": time.perf_counter() - started, "bytes": size}
+        checkpoints.save(
+            _checkpoint_path(bench, order), _state(work), {"segment": segment + 1, "order": _terms(work)}
+        )
+    seconds, cpu = time.perf_counter() - started, time.thread_time() - cpu
+    return {"done": False, "seconds": seconds, "cpu": cpu, "bytes": size}
 
 
 def commit(work: Work, written: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Mark the batch, its last write; forget its checkpoint; send the receipt."""
-    started, order = time.perf_counter(), work.order
+    started, cpu, order = time.perf_counter(), time.thread_time(), work.order
     bench = bench_of(order)
     store = bench.store(order.group)
     if work.done or any(piece["done"] for piece in written):
@@ -220,27 +232,35 @@ def commit(work: Work, written: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     store.commit(order.batch, status, np.array(sums, np.uint32), _trial_seconds(work, store))
     checkpoints.remove(_checkpoint_path(bench, order))
     carried = work.carried.seconds if work.carried is not None else {}
-    seconds = {**carried, "write": sum(piece["seconds"] for piece in written)}
+    seconds = {**carried, "compile": work.compiled[1], "write": sum(piece["seconds"] for piece in written)}
     if work.loop is not None:
         seconds["sample"] = float(work.loop.trial_seconds.sum())
     seconds["commit"] = time.perf_counter() - started
-    return _receipt(bench, work, status, sum(piece["bytes"] for piece in written), seconds)
+    receipt = _receipt(bench, work, status, sum(piece["bytes"] for piece in written), seconds)
+    receipt["cpu"] = {"write": sum(piece["cpu"] for piece in written), "commit": time.thread_time() - cpu}
+    return receipt
 
 
-def _prepare(bench: Bench, order: Order) -> None:
+def _prepare(bench: Bench, order: Order) -> tuple[int, float]:
     """Compile everything the batch needs, then tell the driver: others find it in the cache."""
     group = bench.group(order.group)
+    started, before = time.perf_counter(), compiles()
     if group.vectorize != "off":
         sampling = bench.plan.sampling
-        compiles()
         program = bench.program(group, bench.width(group))
-        names = ["initialize", *["adapt"] * bool(sampling.warmup), *["discard"] * bool(sampling.discard), "sample"]
+        names = [
+            "initialize",
+            *["adapt"] * bool(sampling.warmup),
+            *["discard"] * bool(sampling.discard),
+            "sample",
+        ]
         with bench_errors():
             program.prepare(*names)
     with contextlib.suppress(ImportError, ValueError):
         from distributed import get_worker
 
         get_worker().log_event(TOPIC, {"ready": order.group, "root": order.root})
+    return compiles() - before, time.perf_counter() - started
 
 
 def _begin(bench: Bench, order: Order) -> Work:
@@ -257,7 +277,7 @@ def _begin(bench: Bench, order: Order) -> Work:
     left_out = [lane for lane, _, _ in order.leave_out]
     asked = wanted.any()
     wanted[left_out] = False
-    work = Work(order, kept=kept, started=time.time(), compiles=compiles())
+    work = Work(order, kept=kept, started=time.time())
     if not asked:
         work.done = True
         return work
@@ -278,7 +298,7 @@ def _begin_lanes(bench: Bench, work: Work, wanted: Row) -> Work:
     width = bench.width(group)
     performer = bench.performer(order)
     if order.suspects:
-        performer.probe(inputs, list(order.suspects), width, lambda one: _whole(bench, performer, one, width))
+        performer.probe(inputs, list(order.suspects), lambda one: _whole(bench, performer, one, width))
     saved = checkpoints.load(_checkpoint_path(bench, order))
     if saved is not None and saved.meta.get("order") == _terms(work):
         carried = restored(saved.arrays, {}, inputs, bench.program(group, width))
@@ -301,17 +321,36 @@ def _begin_loop(bench: Bench, work: Work, wanted: Row) -> Work:
     group, store = bench.group(order.group), bench.store(order.group)
     words, columns = store.inputs(order.batch)
     params = [
-        {**group.static, **{name: columns[name][lane].item() if columns[name].dtype.kind in "fiub" else str(columns[name][lane])
-                            for name in group.traced}}
+        {
+            **group.static,
+            **{
+                name: columns[name][lane].item()
+                if columns[name].dtype.kind in "fiub"
+                else str(columns[name][lane])
+                for name in group.traced
+            },
+        }
         for lane in range(len(words))
     ]
     experiment = programs().experiment(bench.spec(group), group.experiment, bench.workspace.code)
     sampling, schema = bench.plan.sampling, bench.schema(group)
-    loop = Loop(experiment, bench.plan.seed, _padded(words, group.batch), params, sampling, schema, bench.workspace.code)
+    loop = Loop(
+        experiment,
+        bench.plan.seed,
+        _padded(words, group.batch),
+        params,
+        sampling,
+        schema,
+        bench.workspace.code,
+    )
     loop.outcomes[~wanted] = Outcome.PADDING
     saved = checkpoints.load(_checkpoint_path(bench, order))
     if saved is not None and saved.meta.get("order") == _terms(work):
-        finished = wanted & (saved.arrays["outcomes"] != Outcome.MISSING) & (saved.arrays["outcomes"] != Outcome.PADDING)
+        finished = (
+            wanted
+            & (saved.arrays["outcomes"] != Outcome.MISSING)
+            & (saved.arrays["outcomes"] != Outcome.PADDING)
+        )
         for name, buffer in loop.outputs.items():
             buffer[finished] = saved.arrays[f"output/{name}"][finished]
         loop.outcomes[finished] = saved.arrays["outcomes"][finished]
@@ -368,7 +407,9 @@ def _merged(store: HotStore, work: Work, name: str, segment: int, data: Row | No
 
 def _own_lanes(work: Work) -> Row:
     """Rows this attempt computed."""
-    outcomes = work.loop.outcomes if work.loop is not None else work.carried.outcomes if work.carried else None
+    outcomes = (
+        work.loop.outcomes if work.loop is not None else work.carried.outcomes if work.carried else None
+    )
     assert outcomes is not None
     return np.flatnonzero((outcomes != Outcome.PADDING) & (outcomes != Outcome.MISSING))
 
@@ -381,7 +422,9 @@ def _status(bench: Bench, work: Work) -> Row:
     if work.kept is not None:
         status[:] = work.kept
     lanes = _own_lanes(work)
-    outcomes = work.loop.outcomes if work.loop is not None else work.carried.outcomes if work.carried else None
+    outcomes = (
+        work.loop.outcomes if work.loop is not None else work.carried.outcomes if work.carried else None
+    )
     assert outcomes is not None
     status[lanes] = outcomes[lanes]
     for lane, outcome, _ in order.leave_out:
@@ -405,18 +448,29 @@ def _receipt(
     bench: Bench, work: Work, status: Row, size: int, seconds: Mapping[str, float], duplicate: bool = False
 ) -> dict[str, Any]:
     codes, counts = np.unique(status, return_counts=True)
-    outcomes = {Outcome(int(c)).word: int(n) for c, n in zip(codes, counts, strict=True) if c != Outcome.PADDING}
+    outcomes = {
+        Outcome(int(c)).word: int(n) for c, n in zip(codes, counts, strict=True) if c != Outcome.PADDING
+    }
     messages: dict[str, list[int]] = {}
     own = work.loop.messages if work.loop is not None else work.carried.messages if work.carried else {}
     for lane, text in [*own.items(), *((lane, text) for lane, _, text in work.order.leave_out)]:
         messages.setdefault(text, []).append(lane)
     return {
-        "batch": work.order.batch_id, "attempt": work.order.attempt, "outcomes": outcomes, "bytes": size,
+        "batch": work.order.batch_id,
+        "attempt": work.order.attempt,
+        "outcomes": outcomes,
+        "bytes": size,
         "messages": [[text, spans(lanes)[:200]] for text, lanes in list(messages.items())[:MESSAGES]],
         "seconds": {name: round(value, 6) for name, value in seconds.items()},
-        "started": work.started, "finished": time.time(), "node": socket.gethostname(), "duplicate": duplicate,
-        "width": work.carried.width if work.carried is not None else 1, "device": device_kind(),
-        "compiles": compiles() - work.compiles, "pid": os.getpid(),
+        "started": work.started,
+        "finished": time.time(),
+        "node": socket.gethostname(),
+        "duplicate": duplicate,
+        "width": work.carried.width if work.carried is not None else 1,
+        "device": device_kind(),
+        "compiles": work.compiled[0],
+        "pid": os.getpid(),
+        "cpu": {},
     }
 
 
@@ -443,9 +497,17 @@ def _padded(values: Row, rows: int) -> Row:
 def spec_of(plan: Plan, group: Group) -> Spec:
     """The program of a group, but for its width."""
     return Spec(
-        experiment=canonical(group.experiment), code=plan.code, static=tuple(sorted(group.static.items())),
-        traced=tuple((name, device_dtype(kind, plan.x64) if kind != "str" else kind) for name, kind in sorted(group.traced.items())),
-        sampling=plan.sampling, x64=plan.x64, prng=plan.prng, vectorize=group.vectorize,
+        experiment=canonical(group.experiment),
+        code=plan.code,
+        static=tuple(sorted(group.static.items())),
+        traced=tuple(
+            (name, device_dtype(kind, plan.x64) if kind != "str" else kind)
+            for name, kind in sorted(group.traced.items())
+        ),
+        sampling=plan.sampling,
+        x64=plan.x64,
+        prng=plan.prng,
+        vectorize=group.vectorize,
     )
 
 

@@ -28,6 +28,9 @@ Guard = Callable[[list[int]], contextlib.AbstractContextManager[None]]
 """Entered around each call of the device with the lanes it computes: the start mark and the timeout."""
 
 Row = npt.NDArray[Any]
+CPU_WIDTH = 128
+"""Lanes of a call on the CPU: measured on the walk of the benchmarks, core-milliseconds a trial are
+0.40 at 32 lanes, 0.32 at 64, 0.28 at 128, 0.35 at 256, 0.42 at 1,024."""
 PROBES = 8
 """Pieces a suspicious slice is divided into while looking for a lane that kills its process."""
 
@@ -101,16 +104,25 @@ class Performer:
         outcomes = np.where(inputs.wanted, Outcome.MISSING, Outcome.PADDING).astype(np.uint8)
         starts = [s for s in range(0, rows, width) if inputs.wanted[s : s + width].any()]
         carried = Carried(inputs, width, [(start, None) for start in starts], outcomes, {})
-        return self._each(carried, "initialize", lambda program, words, params, state: (
-            program.initialize(inputs.seed, words, params), None))
+        return self._each(
+            carried,
+            "initialize",
+            lambda program, words, params, state: (program.initialize(inputs.seed, words, params), None),
+        )
 
     def warm(self, carried: Carried, phase: str, first: int, last: int) -> Carried:
         """Do warm-up calls (`adapt`) or unrecorded steps (`discard`) `first` to `last`."""
         if first == last:
             return carried
         seed = carried.inputs.seed
-        return self._each(carried, phase, lambda program, words, params, state: (
-            getattr(program, phase)(seed, words, params, state, first, last), None))
+        return self._each(
+            carried,
+            phase,
+            lambda program, words, params, state: (
+                getattr(program, phase)(seed, words, params, state, first, last),
+                None,
+            ),
+        )
 
     def sample(self, carried: Carried, draw: int) -> Carried:
         """Record one segment, from draw number `draw` on."""
@@ -122,7 +134,7 @@ class Performer:
 
         return self._each(carried, "sample", call)
 
-    def probe(self, inputs: Inputs, suspects: list[int], width: int, run: Callable[[Inputs], None]) -> None:
+    def probe(self, inputs: Inputs, suspects: list[int], run: Callable[[Inputs], None]) -> None:
         """Run pieces of the suspects alone; whoever kills the process stands in the start mark."""
         pieces = np.array_split(np.asarray(suspects), min(PROBES, len(suspects)))
         for piece in pieces:
@@ -132,14 +144,18 @@ class Performer:
 
     def _each(self, carried: Carried, phase: str, call: Callable[..., tuple[Any, Any]]) -> Carried:
         while True:
-            try:
-                return self._each_slice(carried, phase, call)
-            except OutOfMemory:
-                carried = self._halved(carried)
-                self._narrowed(carried.width)
+            program = self._program_at(carried.width)
+            # States are cut and joined here too, which must not round doubles.
+            with jax.enable_x64(program.lane.spec.x64):
+                try:
+                    return self._each_slice(program, carried, phase, call)
+                except OutOfMemory:
+                    carried = self._narrower(carried)
+            self._narrowed(carried.width)
 
-    def _each_slice(self, carried: Carried, phase: str, call: Callable[..., tuple[Any, Any]]) -> Carried:
-        program = self._program_at(carried.width)
+    def _each_slice(
+        self, program: Program, carried: Carried, phase: str, call: Callable[..., tuple[Any, Any]]
+    ) -> Carried:
         compiled = program.compile_seconds
         program.prepare(phase)
         compiled = program.compile_seconds - compiled
@@ -158,6 +174,7 @@ class Performer:
             for part, _, recorded in found:
                 if recorded is not None:
                     self._keep(after, first, part, *recorded)
+        _blank(after)
         after.seconds = {**carried.seconds}
         after.seconds["compile"] = after.seconds.get("compile", 0.0) + compiled
         key = "sample" if phase == "sample" else "initialize"
@@ -165,7 +182,13 @@ class Performer:
         return after
 
     def _search(
-        self, program: Program, call: Callable[..., Any], carried: Carried, first: int, state: Any, lanes: list[int]
+        self,
+        program: Program,
+        call: Callable[..., Any],
+        carried: Carried,
+        first: int,
+        state: Any,
+        lanes: list[int],
     ) -> tuple[list[tuple[list[int], Any, Any]], dict[int, str]]:
         """Run `lanes` together; where that raises, halve until the guilty stand alone."""
         inputs, width = carried.inputs, carried.width
@@ -196,14 +219,16 @@ class Performer:
             guilty |= bad
         return found, guilty
 
-    def _keep(self, after: Carried, first: int, lanes: list[int], outputs: Mapping[str, Any], bad: Any) -> None:
+    def _keep(
+        self, after: Carried, first: int, lanes: list[int], outputs: Mapping[str, Any], bad: Any
+    ) -> None:
         """Copy a slice's outputs into the batch's host buffers and flag its lanes."""
         rows = np.asarray(lanes)
         whole = len(lanes) == after.width
         for output in self._schema.outputs:
             value = np.asarray(outputs[output.name])
             if output.name not in after.outputs:
-                after.outputs[output.name] = _blank((after.rows, *value.shape[1:]), value.dtype)
+                after.outputs[output.name] = np.empty((after.rows, *value.shape[1:]), value.dtype)
             if whole:
                 after.outputs[output.name][first : first + after.width] = value
             else:
@@ -212,21 +237,27 @@ class Performer:
         done = after.outcomes[rows]
         after.outcomes[rows] = np.where(flags | (done == Outcome.NAN), Outcome.NAN, Outcome.OK)
 
-    def _halved(self, carried: Carried) -> Carried:
-        half = carried.width // 2
+    def _narrower(self, carried: Carried) -> Carried:
+        """The same batch in slices of half the width; of a third where the width is odd, and so on."""
+        wide = carried.width
+        width = next(wide // divisor for divisor in range(2, wide + 1) if wide % divisor == 0)
         slices = []
         for first, state in carried.slices:
-            for start in (first, first + half):
-                if carried.inputs.wanted[start : start + half].any():
-                    piece = slice(start - first, start - first + half)
+            for start in range(first, first + wide, width):
+                if carried.inputs.wanted[start : start + width].any():
+                    piece = slice(start - first, start - first + width)
                     slices.append((start, jax.tree.map(lambda leaf, piece=piece: leaf[piece], state)))
-        return Carried(carried.inputs, half, slices, carried.outcomes, carried.messages, seconds=carried.seconds)
+        return Carried(
+            carried.inputs, width, slices, carried.outcomes, carried.messages, seconds=carried.seconds
+        )
 
 
 def checkpoint(carried: Carried) -> dict[str, Row]:
     """Write a batch's state down as plain arrays, lane by lane, whatever its width."""
     arrays: dict[str, Row] = {"outcomes": carried.outcomes}
-    per_slice = [[np.asarray(leaf) for leaf in jax.tree.leaves(key_data(state))] for _, state in carried.slices]
+    per_slice = [
+        [np.asarray(leaf) for leaf in jax.tree.leaves(key_data(state))] for _, state in carried.slices
+    ]
     for number in range(len(per_slice[0]) if per_slice else 0):
         sample = per_slice[0][number]
         whole = np.zeros((carried.rows, *sample.shape[1:]), sample.dtype)
@@ -245,22 +276,26 @@ def restored(
     slices = []
     for first in range(0, len(inputs.wanted), width):
         if inputs.wanted[first : first + width].any():
-            leaves = [jnp.asarray(arrays[f"state/{n}"][first : first + width]) for n in range(len(like))]
-            slices.append((first, wrap_keys(jax.tree.unflatten(jax.tree.structure(shapes), leaves), shapes)))
+            # They stay NumPy's until the program takes them: jnp.asarray compiles for each shape.
+            leaves = [arrays[f"state/{number}"][first : first + width] for number in range(len(like))]
+            state = jax.tree.unflatten(jax.tree.structure(shapes), leaves)
+            slices.append((first, wrap_keys(state, shapes)))
     return Carried(inputs, width, slices, arrays["outcomes"].copy(), dict(messages))
 
 
 def choose_width(batch: int, schema: Schema, sampling_draws: int, itemsizes: Mapping[str, int]) -> int:
     """The lanes of one call: what fits the device with room to spare, and divides the batch.
 
-    On the CPU 256 lanes keep the state in the cache; on an accelerator half of its memory is
-    planned for, with four copies of what a lane carries and records.
+    On the CPU the cache decides (`CPU_WIDTH`); on an accelerator half of its memory is planned
+    for, with four copies of what a lane carries and records.
     """
     device = jax.local_devices()[0]
     stats = device.memory_stats() or {}
-    limit = 256
+    limit = CPU_WIDTH
     if device.platform != "cpu" and "bytes_limit" in stats:
-        recorded = sum(output.size * itemsizes[output.name] for output in schema.outputs) * max(sampling_draws, 1)
+        recorded = sum(output.size * itemsizes[output.name] for output in schema.outputs) * max(
+            sampling_draws, 1
+        )
         limit = int(stats["bytes_limit"] // 2 // max(4 * (recorded + schema.state_bytes), 1))
     width = batch
     while width > max(limit, 1) and width % 2 == 0:
@@ -285,9 +320,12 @@ def _joined(first: int, found: list[tuple[list[int], Any]], before: Any) -> Any:
     return whole
 
 
-def _blank(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Row:
-    fill = np.nan if np.issubdtype(dtype, np.inexact) else 0
-    return np.full(shape, fill, dtype)
+def _blank(carried: Carried) -> None:
+    """Give rows that have no data the fill value; full batches, the rule, are spared a pass."""
+    empty = (carried.outcomes != Outcome.OK) & (carried.outcomes != Outcome.NAN)
+    if empty.any():
+        for buffer in carried.outputs.values():
+            buffer[empty] = np.nan if np.issubdtype(buffer.dtype, np.inexact) else 0
 
 
 def _first_line(error: BaseException) -> str:

@@ -20,6 +20,10 @@ def _counts() -> Counter[str]:
     import jax.monitoring
 
     counts: Counter[str] = Counter()
+
+    def _seconds(event: str, duration_secs: float, **_: object) -> None:
+        counts.update([event])
+
     jax.monitoring.register_event_listener(lambda event, **_: counts.update([event]))
-    jax.monitoring.register_event_duration_secs_listener(lambda event, _, **__: counts.update([event]))
+    jax.monitoring.register_event_duration_secs_listener(_seconds)
     return counts

@@ -24,8 +24,9 @@ import numpy as np
 from jax import lax
 
 from staffa.errors import PluginError
-from staffa.experiment.protocol import RESERVED, Experiment, Output, Params, Sampling, Schema
-from staffa.experiment.registry import build, importing_from, user_code
+from staffa.experiment.protocol import Experiment, Params, Sampling, Schema
+from staffa.experiment.registry import build, importing_from, located, user_code
+from staffa.experiment.schema import check_outputs, flatten, has_chains, schema_of
 from staffa.seeds import KEY_WORDS
 
 INITIALIZE, ADAPT, STEP = 0, 1, 2
@@ -67,13 +68,17 @@ class Lane:
         key = self._stream(seed, words, INITIALIZE)
         return jax.tree.map(_array, self.experiment.initialize(key, self._params(params)))
 
-    def adapt(self, seed: Any, words: Any, params: Mapping[str, Any], state: Any, first: Any, last: Any) -> Any:
+    def adapt(
+        self, seed: Any, words: Any, params: Mapping[str, Any], state: Any, first: Any, last: Any
+    ) -> Any:
         """Warm-up calls `first` to `last`."""
         stream, values = self._stream(seed, words, ADAPT), self._params(params)
         adapt = self.experiment.adapt  # type: ignore[attr-defined]
         return lax.fori_loop(first, last, lambda i, s: adapt(_fold(stream, i), s, values), state)
 
-    def discard(self, seed: Any, words: Any, params: Mapping[str, Any], state: Any, first: Any, last: Any) -> Any:
+    def discard(
+        self, seed: Any, words: Any, params: Mapping[str, Any], state: Any, first: Any, last: Any
+    ) -> Any:
         """Steps `first` to `last` without recording."""
         stream, values = self._stream(seed, words, STEP), self._params(params)
         return lax.fori_loop(first, last, lambda i, s: self._step(stream, i, s, values)[0], state)
@@ -100,7 +105,7 @@ class Lane:
         return state, outputs, _has_nan(outputs)
 
     def _chains_first(self, name: str, value: Any) -> Any:
-        return jnp.moveaxis(value, 1, 0) if _has_chains(self.experiment, name) else value
+        return jnp.moveaxis(value, 1, 0) if has_chains(self.experiment, name) else value
 
     def _step(self, stream: Any, index: Any, state: Any, values: Params) -> tuple[Any, dict[str, Any]]:
         state, outputs = self.experiment.step(_fold(stream, index), state, values)
@@ -137,10 +142,14 @@ class Program:
     def initialize(self, seed: int, words: Any, params: Mapping[str, Any]) -> Any:
         return self._call("initialize", np.uint32(seed), words, params)
 
-    def adapt(self, seed: int, words: Any, params: Mapping[str, Any], state: Any, first: int, last: int) -> Any:
+    def adapt(
+        self, seed: int, words: Any, params: Mapping[str, Any], state: Any, first: int, last: int
+    ) -> Any:
         return self._call("adapt", np.uint32(seed), words, params, state, np.uint32(first), np.uint32(last))
 
-    def discard(self, seed: int, words: Any, params: Mapping[str, Any], state: Any, first: int, last: int) -> Any:
+    def discard(
+        self, seed: int, words: Any, params: Mapping[str, Any], state: Any, first: int, last: int
+    ) -> Any:
         return self._call("discard", np.uint32(seed), words, params, state, np.uint32(first), np.uint32(last))
 
     def sample(self, seed: int, words: Any, params: Mapping[str, Any], state: Any, draw: int) -> Any:
@@ -170,9 +179,12 @@ class Program:
             return self._compiled[name]
 
     def _traced(self, action: Callable[[], Any]) -> Any:
-        with importing_from(self._directory), user_code(self._directory, "experiment"):
-            with jax.enable_x64(self.lane.spec.x64):
-                return action()
+        with (
+            importing_from(self._directory),
+            user_code(self._directory, "experiment"),
+            jax.enable_x64(self.lane.spec.x64),
+        ):
+            return action()
 
     def _shapes(self, name: str) -> tuple[Any, ...]:
         number = jax.ShapeDtypeStruct((), np.uint32)
@@ -235,7 +247,8 @@ def describe(experiment: Experiment, spec: Spec, directory: Path) -> Schema:
     lane = Lane(experiment, spec)
     head = _head(spec, ())
     number = jax.ShapeDtypeStruct((), np.uint32)
-    with jax.enable_x64(spec.x64), importing_from(directory), user_code(directory, spec.experiment):
+    name = f"{located(type(experiment))}{type(experiment).__name__}"
+    with jax.enable_x64(spec.x64), importing_from(directory), user_code(directory, name):
         state = jax.eval_shape(lane.initialize, *head)
         # The user's own functions once more by themselves: inside the scan a changed state
         # is reported by JAX against the engine's line, not the user's.
@@ -244,58 +257,10 @@ def describe(experiment: Experiment, spec: Spec, directory: Path) -> Schema:
         _check_state(experiment, "step", state, stepped)
         if spec.sampling.warmup:
             _check_adapt(lane, head, state)
-        _, recorded, _ = jax.eval_shape(lane.sample, *head, state, number)
-    drawn = 0 if spec.sampling.draws is None else 1
-    shapes = {name: (value.shape, np.dtype(value.dtype)) for name, value in recorded.items()}
-    return schema_of(experiment, shapes, drawn, sum(_bytes(leaf) for leaf in jax.tree.leaves(state)))
-
-
-def schema_of(
-    experiment: Experiment, recorded: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]], drawn: int, state_bytes: int
-) -> Schema:
-    """Describe recorded arrays; `drawn` is 1 where a draw axis stands in the shapes."""
-    outputs = []
-    for name, (shape, dtype) in recorded.items():
-        chained = _has_chains(experiment, name)
-        own = shape[drawn + chained :]
-        names = tuple(experiment.dims.get(name, ()))[chained:]
-        if names and len(names) != len(own):
-            raise PluginError(
-                f"dims[{name!r}] = {experiment.dims[name]!r} names {len(names)} axes, but the output has {len(own)}"
-            )
-        table, length = _ragged(experiment, name)
-        dims = names or tuple(f"{name}_{axis}" for axis in range(len(own)))
-        chains = shape[0] if chained else 0
-        outputs.append(Output(name, dtype.name, own, dims, chains, table, length))
-    coords = {axis: tuple(np.asarray(values).tolist()) for axis, values in experiment.coords.items()}
-    return Schema(tuple(outputs), coords, state_bytes)
-
-
-def check_outputs(experiment: Experiment, outputs: Mapping[str, Any]) -> None:
-    """Refuse outputs that could not be archived under their names."""
-    if not outputs:
-        raise PluginError(f"{type(experiment).__name__}.step returns no outputs: there is nothing to record")
-    for name in outputs:
-        if name in RESERVED:
-            raise PluginError(f"output {name!r} has the name of a column the archive uses itself", "rename it")
-    for table, length in experiment.ragged.items():
-        if length not in outputs:
-            raise PluginError(f"ragged[{table!r}] = {length!r}: there is no output {length!r}")
-        if not any(name == table or name.startswith(table + ".") for name in outputs):
-            raise PluginError(f"ragged[{table!r}]: there is no output {table!r}")
-
-
-def flatten(outputs: Any, prefix: str = "") -> dict[str, Any]:
-    """Flatten nested dicts of outputs to dotted names."""
-    if not isinstance(outputs, Mapping):
-        raise PluginError(f"step must return (state, dict of outputs), not {type(outputs).__name__} for the outputs")
-    flat: dict[str, Any] = {}
-    for name, value in outputs.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat
+        shapes = {name: (value.shape, np.dtype(value.dtype)) for name, value in outputs.items()}
+        schema = schema_of(experiment, shapes, 0, sum(_bytes(leaf) for leaf in jax.tree.leaves(state)))
+        jax.eval_shape(lane.sample, *head, state, number)
+    return schema
 
 
 def key_data(state: Any) -> Any:
@@ -307,9 +272,16 @@ def wrap_keys(state: Any, like: Any) -> Any:
     """The inverse of `key_data`, guided by the shapes of a program's state."""
 
     def wrap(leaf: Any, shape: Any) -> Any:
-        return jax.random.wrap_key_data(leaf, impl=jax.random.key_impl(shape)) if _is_key(shape) else leaf
+        return jax.random.wrap_key_data(leaf, impl=_key_impl(shape)) if _is_key(shape) else leaf
 
     return jax.tree.map(wrap, state, like)
+
+
+def _key_impl(shape: Any) -> Any:
+    """The generator of abstract keys; JAX tells it of arrays and tracers only."""
+    found: list[Any] = []
+    jax.eval_shape(lambda keys: found.append(jax.random.key_impl(keys)), shape)
+    return found[0]
 
 
 def _head(spec: Spec, lanes: tuple[int, ...]) -> tuple[Any, Any, dict[str, Any]]:
@@ -321,14 +293,22 @@ def _head(spec: Spec, lanes: tuple[int, ...]) -> tuple[Any, Any, dict[str, Any]]
 def _bare_step(lane: Lane, seed: Any, words: Any, params: Any, state: Any) -> Any:
     result = lane.experiment.step(lane._stream(seed, words, STEP), state, lane._params(params))
     if not (isinstance(result, tuple) and len(result) == 2):
-        raise PluginError(f"{type(lane.experiment).__name__}.step must return (state, outputs), not {type(result).__name__}")
+        raise PluginError(
+            f"{_named(lane.experiment, 'step')} must return (state, outputs), not {type(result).__name__}"
+        )
+    if not isinstance(result[1], Mapping):
+        kind = type(result[1]).__name__
+        raise PluginError(
+            f"{_named(lane.experiment, 'step')} must return (state, dict of outputs), not {kind} for the outputs"
+        )
     return jax.tree.map(_array, result[0]), {k: _array(v) for k, v in flatten(result[1]).items()}
 
 
 def _check_adapt(lane: Lane, head: Any, state: Any) -> None:
     if not lane.experiment.adapts():
         raise PluginError(
-            f"sampling.warmup: {lane.spec.sampling.warmup}, but {type(lane.experiment).__name__} has no method 'adapt'",
+            f"{located(type(lane.experiment))}sampling.warmup: {lane.spec.sampling.warmup}, "
+            f"but {type(lane.experiment).__name__} has no method 'adapt'",
             "write adapt(self, key, state, params) -> state, or use sampling.discard",
         )
 
@@ -340,10 +320,11 @@ def _check_adapt(lane: Lane, head: Any, state: Any) -> None:
 
 
 def _check_state(experiment: Experiment, method: str, before: Any, after: Any) -> None:
-    name = f"{type(experiment).__name__}.{method}"
-    if jax.tree.structure(before) != jax.tree.structure(after):
+    name = _named(experiment, method)
+    old_tree, new_tree = str(jax.tree.structure(before)), str(jax.tree.structure(after))
+    if old_tree != new_tree:
         raise PluginError(
-            f"{name} changes the structure of the state: {jax.tree.structure(before)} became {jax.tree.structure(after)}",
+            f"{name} changes the structure of the state: {old_tree} became {new_tree}",
             "return a state of the same structure as the one initialize makes",
         )
     paths = jax.tree_util.tree_leaves_with_path(before)
@@ -356,15 +337,9 @@ def _check_state(experiment: Experiment, method: str, before: Any, after: Any) -
             )
 
 
-def _has_chains(experiment: Experiment, name: str) -> bool:
-    return tuple(experiment.dims.get(name, ()))[:1] == ("chain",)
-
-
-def _ragged(experiment: Experiment, name: str) -> tuple[str, str]:
-    for table, length in experiment.ragged.items():
-        if name == table or name.startswith(table + "."):
-            return table, length
-    return "", ""
+def _named(experiment: Experiment, method: str) -> str:
+    """`model.py:12: Walk.step`."""
+    return f"{located(getattr(type(experiment), method))}{type(experiment).__name__}.{method}"
 
 
 def _has_nan(outputs: Mapping[str, Any]) -> Any:

@@ -19,8 +19,17 @@ from staffa.errors import near
 
 Vectorize = Literal["vmap", "map", "off"]
 
-RESERVED = frozenset({"trial", "replicate", "chain", "draw", "outcome", "sampler", "item", "group", "batch"})
-"""Column names the archive uses itself."""
+RESERVED = frozenset({
+    "trial", "replicate", "chain", "draw", "outcome", "sampler", "item", "group", "batch",
+    "status", "seconds", "checksum", "identity",
+})
+"""Names of columns of the archive and arrays of the hot store that Staffa uses itself."""
+
+RESERVED_PARAMETERS = RESERVED | {"attempts", "node", "message", "state"}
+"""Parameters also stand in the tables of trials and of failures."""
+
+TABLES = frozenset({"draws", "trials", "failed"})
+"""Tables every archive has."""
 
 
 class Experiment:

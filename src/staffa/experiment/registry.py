@@ -78,8 +78,8 @@ def load_class(text: str, directory: Path) -> type[Experiment]:
     """Import the class a reference names; `directory` is the workflow's folder or its snapshot."""
     found = _load_object(text, directory)
     if not (isinstance(found, type) and issubclass(found, Experiment)):
-        raise PluginError(f"experiment.use: {text!r} is not a subclass of staffa.Experiment")
-    _check_methods(text, found)
+        raise PluginError(f"{located(found)}experiment.use: {text!r} is not a subclass of staffa.Experiment")
+    _check_methods(found)
     return found
 
 
@@ -145,11 +145,20 @@ def explained(error: BaseException, directory: Path, what: str) -> PluginError:
     return PluginError(f"{where}: {type(error).__name__}: {first}", _mend(error))
 
 
+def located(found: Any) -> str:
+    """`model.py:12: `, where a class or method is written; empty where there is no source."""
+    with contextlib.suppress(OSError, TypeError):
+        file, (_, line) = inspect.getsourcefile(found), inspect.getsourcelines(found)
+        return f"{Path(file).name}:{line}: " if file else ""
+    return ""
+
+
 def _mend(error: BaseException) -> str:
     name = type(error).__name__
-    if name in ("TracerBoolConversionError", "TracerIntegerConversionError", "ConcretizationTypeError"):
+    shapes = name == "TypeError" and "concrete values" in str(error)
+    if shapes or name in ("TracerBoolConversionError", "TracerIntegerConversionError", "ConcretizationTypeError"):
         return (
-            "a traced value was used as a Python bool or int: use jnp.where or jax.lax.cond, "
+            "a traced value was used as a Python bool, int or shape: use jnp.where or jax.lax.cond, "
             "or name the parameter in `static = (...)`"
         )
     if name == "TracerArrayConversionError":
@@ -220,21 +229,22 @@ def _import_file(path: Path, directory: Path) -> ModuleType:
         return module
 
 
-def _check_methods(text: str, cls: type[Experiment]) -> None:
+def _check_methods(cls: type[Experiment]) -> None:
     for method, arguments in (("initialize", 2), ("step", 3)):
         function = getattr(cls, method)
         if function is getattr(Experiment, method):
             raise PluginError(
-                f"{text}: {cls.__name__} has no method {method!r}",
+                f"{located(cls)}{cls.__name__} has no method {method!r}",
                 "an experiment needs initialize(self, key, params) and step(self, key, state, params)",
             )
         if len(inspect.signature(function).parameters) != arguments + 1:
             raise PluginError(
-                f"{text}: {cls.__name__}.{method} takes {inspect.signature(function)}",
+                f"{located(function)}{cls.__name__}.{method} takes {inspect.signature(function)}",
                 "write initialize(self, key, params) and step(self, key, state, params)",
             )
     if cls.vectorize not in ("vmap", "map", "off"):
-        raise PluginError(f"{text}: vectorize = {cls.vectorize!r}", near(str(cls.vectorize), ("vmap", "map", "off")))
+        hint = near(str(cls.vectorize), ("vmap", "map", "off"))
+        raise PluginError(f"{located(cls)}{cls.__name__}.vectorize = {cls.vectorize!r}", hint)
 
 
 def _checked_options(found: Any, options: dict[str, Any], field: str) -> dict[str, Any]:
@@ -269,7 +279,7 @@ def _checked_options(found: Any, options: dict[str, Any], field: str) -> dict[st
 
 
 def _annotations(found: Any) -> dict[str, Any]:
-    target = found.__init__ if isinstance(found, type) else found
+    target = getattr(found, "__init__") if isinstance(found, type) else found  # noqa: B009
     with contextlib.suppress(Exception):
         return typing.get_type_hints(target)
     return {}

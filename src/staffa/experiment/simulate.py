@@ -17,16 +17,19 @@ import numpy.typing as npt
 
 from staffa.errors import PluginError
 from staffa.experiment.batch import Guard
-from staffa.experiment.perform import ADAPT, INITIALIZE, STEP, check_outputs, flatten, schema_of
+from staffa.experiment.perform import ADAPT, INITIALIZE, STEP
 from staffa.experiment.protocol import Experiment, Params, Sampling, Schema
 from staffa.experiment.registry import importing_from, user_code
+from staffa.experiment.schema import check_outputs, flatten, has_chains, schema_of
 from staffa.trial import Outcome
 
 Row = npt.NDArray[Any]
 Values = Mapping[str, Any]
 
 
-def pilot(experiment: Experiment, seed: int, words: Row, params: Values, sampling: Sampling, directory: Path) -> Schema:
+def pilot(
+    experiment: Experiment, seed: int, words: Row, params: Values, sampling: Sampling, directory: Path
+) -> Schema:
     """Run one trial to learn the shapes of its outputs, and how long it takes."""
     started = time.perf_counter()
     with importing_from(directory), user_code(directory, type(experiment).__name__):
@@ -40,7 +43,9 @@ def pilot(experiment: Experiment, seed: int, words: Row, params: Values, samplin
     return replace(schema, pilot_seconds=time.perf_counter() - started)
 
 
-def one_trial(experiment: Experiment, seed: int, words: Row, params: Values, sampling: Sampling) -> dict[str, Row]:
+def one_trial(
+    experiment: Experiment, seed: int, words: Row, params: Values, sampling: Sampling
+) -> dict[str, Row]:
     """Perform one trial: outputs with a draw axis, or without where no draws are asked for."""
 
     def key(stream: int, index: int) -> np.random.SeedSequence:
@@ -60,7 +65,7 @@ def one_trial(experiment: Experiment, seed: int, words: Row, params: Values, sam
         if draw >= sampling.discard:
             kept.append(flatten(outputs))
     stacked = {name: np.stack([np.asarray(one[name]) for one in kept]) for name in kept[0]}
-    chained = {name for name in stacked if tuple(experiment.dims.get(name, ()))[:1] == ("chain",)}
+    chained = {name for name, value in stacked.items() if has_chains(experiment, name) and value.ndim > 1}
     return {name: np.moveaxis(value, 1, 0) if name in chained else value for name, value in stacked.items()}
 
 
@@ -68,8 +73,14 @@ class Loop:
     """The trials of a batch in turn, with what is finished kept in `outputs`."""
 
     def __init__(
-        self, experiment: Experiment, seed: int, words: Row, params: Sequence[Values],
-        sampling: Sampling, schema: Schema, directory: Path,
+        self,
+        experiment: Experiment,
+        seed: int,
+        words: Row,
+        params: Sequence[Values],
+        sampling: Sampling,
+        schema: Schema,
+        directory: Path,
     ) -> None:
         rows = len(words)
         draws = () if sampling.draws is None else (sampling.draws,)
@@ -98,7 +109,9 @@ class Loop:
     def _perform(self, lane: int) -> None:
         try:
             with importing_from(self.directory):
-                recorded = one_trial(self.experiment, self.seed, self.words[lane], self.params[lane], self.sampling)
+                recorded = one_trial(
+                    self.experiment, self.seed, self.words[lane], self.params[lane], self.sampling
+                )
             for name, buffer in self.outputs.items():
                 buffer[lane] = _fitted(name, recorded, buffer)
         except Exception as error:
@@ -115,5 +128,7 @@ def _fitted(name: str, recorded: Mapping[str, Row], buffer: Row) -> Row:
         raise PluginError(f"output {name!r} is missing, which the pilot trial had")
     value = recorded[name]
     if value.shape != buffer.shape[1:]:
-        raise PluginError(f"output {name!r} has shape {value.shape}, the pilot trial's had {buffer.shape[1:]}")
+        raise PluginError(
+            f"output {name!r} has shape {value.shape}, the pilot trial's had {buffer.shape[1:]}"
+        )
     return value

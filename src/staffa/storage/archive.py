@@ -67,7 +67,11 @@ class Archive:
         self._level = level
 
     def seal(
-        self, part: str, partition: Mapping[str, Scalar | None], tables: Mapping[str, Iterable[pa.Table]], trials: pa.Table
+        self,
+        part: str,
+        partition: Mapping[str, Scalar | None],
+        tables: Mapping[str, Iterable[pa.Table]],
+        trials: pa.Table,
     ) -> SealedPart:
         """Write a part's files aside, sync them, rename them; the trials file last.
 
@@ -149,12 +153,17 @@ class Archive:
         with aside.open("rb") as file:
             while block := file.read(1 << 22):
                 data.update(block)
-        return SealedFile(str(target.relative_to(self.path)), name, rows, aside.stat().st_size, data.hexdigest())
+        return SealedFile(
+            str(target.relative_to(self.path)), name, rows, aside.stat().st_size, data.hexdigest()
+        )
 
 
 def partition_path(partition: Mapping[str, Scalar | None]) -> str:
     """`population=64/sampler=smc`: values written so that hive readers restore their type."""
-    return "/".join(f"{name}={quote(partition_text(value), safe='')}" for name, value in partition.items()) or "."
+    return (
+        "/".join(f"{name}={quote(partition_text(value), safe='')}" for name, value in partition.items())
+        or "."
+    )
 
 
 def partition_text(value: Scalar | None) -> str:
@@ -188,5 +197,3 @@ def sealed_trials(path: Path) -> Iterator[tuple[str, list[str]]]:
     if folder.is_dir():
         for file in sorted(folder.glob("part-*.parquet")):
             yield file.stem, pq.read_table(file, columns=["trial"])["trial"].to_pylist()
-
-

@@ -33,7 +33,11 @@ INNER_BYTES = 1 << 20
 
 PARAMETER_CHUNK = 1 << 16
 
-ZARRS = {"codec_pipeline.path": "zarrs.ZarrsCodecPipeline", "threading.max_workers": 1, "async.concurrency": 1}
+ZARRS = {
+    "codec_pipeline.path": "zarrs.ZarrsCodecPipeline",
+    "threading.max_workers": 1,
+    "async.concurrency": 1,
+}
 """The Rust pipeline, in one thread: with more, inner chunks land in the shard in random order
 and no two writes of the same data are equal."""
 
@@ -106,7 +110,12 @@ class HotStore:
 
     @classmethod
     def create(
-        cls, path: Path, layout: GroupLayout, identity: Row, digests: Sequence[str], columns: Mapping[str, Row]
+        cls,
+        path: Path,
+        layout: GroupLayout,
+        identity: Row,
+        digests: Sequence[str],
+        columns: Mapping[str, Row],
     ) -> HotStore:
         """Write the metadata and the parameters of all trials; built aside and renamed.
 
@@ -139,7 +148,8 @@ class HotStore:
         except (OSError, ValueError, KeyError) as error:
             raise WorkspaceError(f"{path} is not a hot store of Staffa: {error}", "staffa plan") from None
         arrays = tuple(
-            ArrayLayout(**{**a, "shape": tuple(a["shape"]), "dims": tuple(a["dims"])}) for a in described.pop("arrays")
+            ArrayLayout(**{**a, "shape": tuple(a["shape"]), "dims": tuple(a["dims"])})
+            for a in described.pop("arrays")
         )
         coords = {name: tuple(values) for name, values in described.pop("coords").items()}
         return cls(path, GroupLayout(arrays=arrays, coords=coords, **described))
@@ -297,13 +307,15 @@ def inner_chunks(shard: tuple[int, ...], itemsize: int, has_draws: bool, chained
     return tuple(chunk)
 
 
-def _write_group(path: Path, layout: GroupLayout, identity: Row, digests: Sequence[str], columns: Mapping[str, Row]) -> None:
+def _write_group(
+    path: Path, layout: GroupLayout, identity: Row, digests: Sequence[str], columns: Mapping[str, Row]
+) -> None:
     import zarr
 
-    names = [name for name in columns]
+    names = list(columns)
     described = asdict(layout)
     described["attributes"] = {**layout.attributes, "parameters": names}
-    attributes = {
+    attributes: dict[str, Any] = {
         **{k: v for k, v in layout.attributes.items() if isinstance(v, str | int | float)},
         "coordinates": " ".join(names),
         "outcomes": {outcome.word: int(outcome) for outcome in Outcome},
@@ -316,12 +328,12 @@ def _write_group(path: Path, layout: GroupLayout, identity: Row, digests: Sequen
     _fill(group, "trial", np.asarray(digests, dtype=object), layout.rows, ("trial",), "str")
     _fill(group, "identity", identity, layout.rows, ("trial", "word"), "uint32")
     for name, values in columns.items():
-        _fill(group, name, values, layout.rows, ("trial",), "str" if values.dtype.kind in "OUT" else values.dtype.name)
+        _fill(group, name, values, layout.rows, ("trial",), _zarr_type(values))
     if layout.draws is not None:
         _fill(group, "draw", np.arange(layout.draws), layout.draws, ("draw",), "int64")
-    for name, values in layout.coords.items():
-        array = np.asarray(values)
-        _fill(group, name, array, len(array), (name,), "str" if array.dtype.kind in "OUT" else array.dtype.name)
+    for name, coordinate in layout.coords.items():
+        along = np.asarray(coordinate)
+        _fill(group, name, along, len(along), (name,), _zarr_type(along))
     with warnings.catch_warnings():
         # Outside the Zarr 3 text so far, but read by xarray in one go; nothing here changes later.
         warnings.simplefilter("ignore", category=zarr.errors.ZarrUserWarning)
@@ -334,11 +346,20 @@ def _create_marks(group: Any, layout: GroupLayout) -> None:
     common: dict[str, Any] = {"compressors": None, "chunk_key_encoding": flat, "fill_value": 0}
     for name, dtype in (("status", "uint8"), ("seconds", "float32")):
         group.create_array(
-            name, shape=(layout.rows,), chunks=(layout.batch,), dtype=dtype, dimension_names=("trial",), **common
+            name,
+            shape=(layout.rows,),
+            chunks=(layout.batch,),
+            dtype=dtype,
+            dimension_names=("trial",),
+            **common,
         )
     group.create_array(
-        "checksum", shape=(layout.batches, *shape), chunks=(1, *shape), dtype="uint32",
-        dimension_names=("batch", "segment", "output"), **common,
+        "checksum",
+        shape=(layout.batches, *shape),
+        chunks=(1, *shape),
+        dtype="uint32",
+        dimension_names=("batch", "segment", "output"),
+        **common,
     )
 
 
@@ -370,11 +391,19 @@ def _create_output(path: Path, layout: GroupLayout, array: ArrayLayout, *, scrat
 def _fill(group: Any, name: str, values: Row, rows: int, dims: tuple[str, ...], dtype: str) -> None:
     chunk = min(PARAMETER_CHUNK, max(rows, 1))
     array = group.create_array(
-        name, shape=(rows, *values.shape[1:]), chunks=(chunk, *values.shape[1:]), dtype=dtype, dimension_names=dims,
+        name,
+        shape=(rows, *values.shape[1:]),
+        chunks=(chunk, *values.shape[1:]),
+        dtype=dtype,
+        dimension_names=dims,
         chunk_key_encoding={"name": "default", "separator": "."},
     )
     if len(values):
         array[: len(values)] = values
+
+
+def _zarr_type(values: Row) -> str:
+    return "str" if values.dtype.kind in "OUT" else values.dtype.name
 
 
 def _chunk(indices: Sequence[int]) -> str:

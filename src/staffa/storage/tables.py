@@ -51,7 +51,11 @@ class ArchiveLayout:
 
     def trials(self) -> pa.Schema:
         """One row per settled trial: parameters, outcome, timings, summaries."""
-        fields = [pa.field("trial", pa.string()), pa.field("replicate", pa.int64()), pa.field("sampler", pa.string())]
+        fields = [
+            pa.field("trial", pa.string()),
+            pa.field("replicate", pa.int64()),
+            pa.field("sampler", pa.string()),
+        ]
         fields += [pa.field(name, ARROW[type_name]) for name, type_name in self.parameters]
         fields += [pa.field("outcome", pa.string()), pa.field("seconds", pa.float64())]
         fields += [pa.field("attempts", pa.int64()), pa.field("node", pa.string())]
@@ -63,14 +67,25 @@ class ArchiveLayout:
 
     def failed(self) -> pa.Schema:
         """Trials without data."""
-        fields = [pa.field("trial", pa.string()), pa.field("replicate", pa.int64()), pa.field("sampler", pa.string())]
+        fields = [
+            pa.field("trial", pa.string()),
+            pa.field("replicate", pa.int64()),
+            pa.field("sampler", pa.string()),
+        ]
         fields += [pa.field(name, ARROW[type_name]) for name, type_name in self.parameters]
         fields += [pa.field("outcome", pa.string()), pa.field("message", pa.string())]
         return pa.schema([*fields, pa.field("attempts", pa.int64()), pa.field("state", pa.string())])
 
     def _head(self) -> list[pa.Field]:
-        kept = [(n, ARROW[t]) for n, t in (("sampler", "str"), *self.parameters) if n not in self.partition_by]
-        fixed = [("trial", pa.string()), ("replicate", pa.int64()), ("chain", pa.int64()), ("draw", pa.int64())]
+        kept = [
+            (n, ARROW[t]) for n, t in (("sampler", "str"), *self.parameters) if n not in self.partition_by
+        ]
+        fixed = [
+            ("trial", pa.string()),
+            ("replicate", pa.int64()),
+            ("chain", pa.int64()),
+            ("draw", pa.int64()),
+        ]
         return [pa.field(name, kind) for name, kind in (*fixed, *kept)]
 
 
@@ -104,7 +119,9 @@ def draw_table(block: Block, archive: ArchiveLayout) -> pa.Table:
     columns["draw"] = pa.array(np.tile(np.arange(draws), block.rows * chains))
     for output in archive.outputs:
         if not output.table and output.name in block.outputs:
-            columns[output.name] = _values(_per_draw(block, output.name, chains), block.layouts[output.name].shape)
+            columns[output.name] = _values(
+                _per_draw(block, output.name, chains), block.layouts[output.name].shape
+            )
     return _table(columns, schema, block.rows * repeat)
 
 
@@ -148,7 +165,9 @@ class Moments:
         delta = other.mean - self.mean
         mean = self.mean + delta * (other.count / total)
         squares = self.squares + other.squares + delta * delta * (self.count * other.count / total)
-        return Moments(total, mean, squares, np.minimum(self.low, other.low), np.maximum(self.high, other.high))
+        return Moments(
+            total, mean, squares, np.minimum(self.low, other.low), np.maximum(self.high, other.high)
+        )
 
 
 def moments(values: Row, axes: tuple[int, ...]) -> Moments:
@@ -158,10 +177,18 @@ def moments(values: Row, axes: tuple[int, ...]) -> Moments:
     # Shifting by each row's first value keeps single-precision sums exact enough, at half
     # the memory traffic of a conversion to double.
     mean = values.mean(axis=axes, dtype=np.float64)
-    deviations = values - np.expand_dims(mean, axes).astype(values.dtype if values.dtype.kind == "f" else np.float64)
+    deviations = values - np.expand_dims(mean, axes).astype(
+        values.dtype if values.dtype.kind == "f" else np.float64
+    )
     residual = deviations.mean(axis=axes, dtype=np.float64)
-    squares = np.einsum(deviations, _letters(values.ndim), deviations, _letters(values.ndim),
-                        [i for i in range(values.ndim) if i not in axes], dtype=np.float64)
+    squares = np.einsum(
+        deviations,
+        _letters(values.ndim),
+        deviations,
+        _letters(values.ndim),
+        [i for i in range(values.ndim) if i not in axes],
+        dtype=np.float64,
+    )
     return Moments(count, mean, squares - count * residual * residual, low, high)
 
 
@@ -180,7 +207,11 @@ def block_moments(block: Block, archive: ArchiveLayout) -> dict[str, Moments]:
 
 
 def trial_table(
-    block: Block, summaries: Mapping[str, Moments], archive: ArchiveLayout, attempts: Row, nodes: Sequence[str]
+    block: Block,
+    summaries: Mapping[str, Moments],
+    archive: ArchiveLayout,
+    attempts: Row,
+    nodes: Sequence[str],
 ) -> pa.Table:
     """One row a trial."""
     ones = np.ones(block.rows, np.int64)
@@ -227,7 +258,7 @@ def _head_columns(block: Block, archive: ArchiveLayout, repeat: Row) -> dict[str
         if name not in archive.partition_by and name in block.parameters:
             values = block.parameters[name]
             if type_name == "str":
-                distinct, codes = np.unique(values.astype(str), return_inverse=True)
+                distinct, codes = np.unique(values.astype(object).astype(str), return_inverse=True)
                 columns[name] = pa.array(list(distinct), pa.string()).take(pa.array(np.repeat(codes, repeat)))
             else:
                 columns[name] = pa.array(np.repeat(values, repeat), ARROW[type_name])
@@ -246,7 +277,9 @@ def digest_column(digests: Sequence[str] | Row, repeat: Row) -> pa.Array:
     if offsets[-1] < 2**31:
         buffers = [None, pa.py_buffer(offsets.astype(np.int32)), pa.py_buffer(text)]
         return pa.StringArray.from_buffers(len(text), buffers[1], buffers[2])
-    return pa.LargeStringArray.from_buffers(len(text), pa.py_buffer(offsets), pa.py_buffer(text)).cast(pa.string())
+    return pa.LargeStringArray.from_buffers(len(text), pa.py_buffer(offsets), pa.py_buffer(text)).cast(
+        pa.string()
+    )
 
 
 def _values(values: Row, shape: tuple[int, ...]) -> pa.Array:

@@ -1,0 +1,42 @@
+# One command for each intent; CI runs the same ones.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help install demo test check bench soak clean
+
+help:
+	@echo "make demo    install, run the protein campaign, seal its archive, ask it a question"
+	@echo "make test    install, check, and run all tests this machine can run"
+	@echo "make check   ruff, mypy (strict) and import-linter"
+	@echo "make bench   measure the engine against its limits and baselines (about 10 minutes)"
+	@echo "make soak    a run of 1,000,000 trials, memory watched (about 6 minutes)"
+
+install: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test]'
+	@touch $(READY)
+
+demo: $(READY)
+	$(BIN)/python tests/demo.py
+
+check: $(READY)
+	$(BIN)/ruff check src tests workflows
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+test: check
+	$(BIN)/python -m pytest
+
+bench: $(READY)
+	$(BIN)/python tests/benchmarks/table.py
+
+soak: $(READY)
+	$(BIN)/python tests/benchmarks/soak.py
+
+clean:
+	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,341 @@
+"""The command line: words -> one call of `staffa.api` -> a sheet. Decides nothing.
+
+Exit codes: 0 all trials ok; 1 finished, some flagged, quarantined or missing; 2 bad input;
+3 infrastructure; 130 interrupted, resumable.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shlex
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from staffa.errors import ClusterError, StaffaError, near
+
+# `staffa --help` has to answer at once: whatever is heavy is imported by the command that needs it.
+if TYPE_CHECKING:
+    from staffa.api import Run
+    from staffa.views.sheet import Sheet
+
+OK, FLAGGED, BAD_INPUT, INFRASTRUCTURE, INTERRUPTED = 0, 1, 2, 3, 130
+DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS})
+
+app = typer.Typer(
+    name="staffa", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+    help="Tens of thousands of JAX sampling experiments, and an archive to ask.",
+    epilog="Exit codes: 0 all trials ok; 1 some flagged, quarantined or missing; 2 bad input; 3 infrastructure; "
+    "130 interrupted, resumable.",
+)
+config_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at a campaign's declaration.")
+app.add_typer(config_app, name="config")
+
+CampaignFile = Annotated[Path, typer.Argument(metavar="CAMPAIGN", help="The campaign's YAML file.", show_default=False)]
+RunFolder = Annotated[
+    Path, typer.Argument(metavar="RUN", help="The campaign's folder, such as runs/v1.0_protein.", show_default=False)
+]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a value; repeatable.", show_default=False)
+]
+Cluster = Annotated[
+    str | None, typer.Option(metavar="NAME", help="A cluster config: a name or a file.", show_default=False)
+]
+Profile = Annotated[
+    str | None, typer.Option(metavar="NAME", help="A profile beside the campaign file.", show_default=False)
+]
+Dirty = Annotated[bool, typer.Option("--allow-dirty", help="Run although the code differs from its commit.")]
+Accept = Annotated[
+    bool, typer.Option("--accept-code-change", help="Go on although the model's code has changed; it is recorded.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Answer as JSON.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+@app.command()
+def plan(
+    campaign: CampaignFile, set_: Set = None, cluster: Cluster = None, profile: Profile = None,
+    as_json: Json = False, debug: Debug = False,
+) -> None:
+    """Show what would run, in how many batches and files; refuse what cannot. Writes nothing."""
+    from staffa import api
+    from staffa.storage.workspace import Workspace
+    from staffa.views import report
+
+    declared = api.load(campaign, cluster=cluster, profile=profile, set=set_ or ())
+    found = api.plan(declared)
+    facts = report.plan_facts(
+        found.plan, declared.root, Workspace(declared.root.absolute()).is_planned, found.bytes, found.files
+    )
+    _say(facts, report.plan_sheet, as_json)
+
+
+@app.command()
+def run(
+    campaign: CampaignFile, set_: Set = None, cluster: Cluster = None, profile: Profile = None, allow_dirty: Dirty = False,
+    accept_code_change: Accept = False, as_json: Json = False, debug: Debug = False,
+) -> None:
+    """Run a campaign, or resume it where it stands."""
+    from staffa import api
+
+    declared = api.load(campaign, cluster=cluster, profile=profile, set=set_ or ())
+    _ended(declared.root, as_json, lambda: api.run(
+        declared, allow_dirty=allow_dirty, accept_code_change=accept_code_change, progress=_progress(as_json)
+    ))
+
+
+@app.command()
+def resume(
+    run: RunFolder, set_: Set = None, cluster: Cluster = None, accept_code_change: Accept = False,
+    as_json: Json = False, debug: Debug = False,
+) -> None:
+    """Go on after anything died: only what is missing runs."""
+    from staffa import api
+
+    _ended(run, as_json, lambda: api.resume(
+        run, cluster=cluster, set=set_ or (), accept_code_change=accept_code_change, progress=_progress(as_json)
+    ))
+
+
+@app.command()
+def stop(run: RunFolder, as_json: Json = False, debug: Debug = False) -> None:
+    """Ask the live driver to let batches in flight commit, and end."""
+    from staffa import api
+
+    _say_reply(api.stop(run), "stopping: batches in flight are committed first", run, as_json)
+
+
+@app.command()
+def status(run: RunFolder, as_json: Json = False, debug: Debug = False) -> None:
+    """Show where a campaign stands, from any shell, while it runs or after."""
+    from staffa import api
+    from staffa.views import report
+
+    _say(api.status(run), report.status_sheet, as_json)
+
+
+@app.command()
+def watch(
+    run: RunFolder, interval: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="How often to look.")] = 2.0,
+    as_json: Json = False, debug: Debug = False,
+) -> None:
+    """Follow a campaign until its driver ends; Ctrl-C leaves the campaign alone."""
+    from staffa import api
+    from staffa.views import live, report
+
+    found: dict[str, Any] = {}
+    try:
+        first = api.status(run)
+        with live.follow(first["figures"].get("trials", 0), run, _progress(as_json), interval) as listen:
+            for found in api.watch(run, interval):
+                if as_json:
+                    _write(json.dumps(found, default=str))
+                listen({"event": "figures", **found["figures"]})
+    except KeyboardInterrupt:
+        return
+    if not as_json:
+        _say(found, report.status_sheet, as_json)
+
+
+@app.command()
+def retry(run: RunFolder, as_json: Json = False, debug: Debug = False) -> None:
+    """Try failed and quarantined trials again."""
+    from staffa import api
+
+    reply = api.retry(run)
+    _say_reply(reply, f"{reply.get('trials', 0):,} trials will be tried again", run, as_json)
+
+
+@app.command()
+def explain(
+    run: RunFolder,
+    trial: Annotated[str, typer.Argument(metavar="TRIAL", help="Its index, or the beginning of its digest.")],
+    as_json: Json = False, debug: Debug = False,
+) -> None:
+    """Tell a trial's parameters, state and history, and why it waits or failed."""
+    from staffa import api
+    from staffa.views import report
+
+    _say(api.explain(run, trial), report.explain_sheet, as_json)
+
+
+@app.command()
+def consolidate(run: RunFolder, as_json: Json = False, debug: Debug = False) -> None:
+    """Seal every ripe part of the archive; also while the campaign runs."""
+    from staffa import api
+    from staffa.views import report
+
+    reply = api.consolidate(run)
+    if as_json or not reply.get("done") or "figures" not in reply:
+        _say_reply(reply, "asked the driver to seal every ripe part", run, as_json)
+    else:
+        _say(reply, report.status_sheet, as_json)
+
+
+@app.command()
+def query(
+    run: RunFolder,
+    sql: Annotated[str, typer.Argument(metavar="SQL", help="A SELECT over draws, trials and failed.")],
+    limit: Annotated[int, typer.Option(min=0, metavar="ROWS", help="Show at most so many rows; 0 for all.")] = 1000,
+    as_json: Json = False, debug: Debug = False,
+) -> None:
+    """Ask the archive in SQL."""
+    from staffa import api
+    from staffa.views import report
+
+    results = api.attach(run).results
+    facts = report.answer_facts(results.answer(sql), limit)
+    _say(facts, lambda facts: report.answer_sheet(facts, results.sealed, run), as_json)
+
+
+@config_app.command("explain")
+def config_explain(
+    campaign: CampaignFile, set_: Set = None, cluster: Cluster = None, profile: Profile = None,
+    as_json: Json = False, debug: Debug = False,
+) -> None:
+    """Show every value of a campaign, and where it came from."""
+    from staffa import api
+    from staffa.campaign import config
+    from staffa.views import report
+
+    declared = api.load(campaign, cluster=cluster, profile=profile, set=set_ or ())
+    _say(report.config_facts(config.explain(declared.declaration)), report.config_sheet, as_json)
+
+
+@config_app.command("schema")
+def config_schema(as_json: Json = False, debug: Debug = False) -> None:
+    """Print the JSON schema of a campaign file, for editors."""
+    from staffa.campaign import config
+
+    _write(json.dumps(config.json_schema(), indent=2))
+
+
+# --- answers ---------------------------------------------------------------------------------------
+
+Facts = TypeVar("Facts")
+
+
+def _say(facts: Facts, sheet: Callable[[Facts], Sheet], as_json: bool) -> None:
+    from staffa.views.sheet import show
+
+    if as_json:
+        _write(json.dumps(facts, default=str))
+    else:
+        show(sheet(facts))
+
+
+def _say_reply(reply: dict[str, Any], done: str, run: Path, as_json: bool) -> None:
+    """What the driver answered to a request."""
+    if as_json:
+        _write(json.dumps(reply, default=str))
+    elif reply.get("done"):
+        _write(str(reply.get("why") or done))
+        _write(f"next: {reply.get('next') or f'staffa status {shlex.quote(str(run))}'}")
+    if not reply.get("done"):
+        raise ClusterError(str(reply.get("why", "the driver refused")), f"staffa status {shlex.quote(str(run))}")
+
+
+def _ended(root: Path, as_json: bool, drive: Callable[[], Run]) -> None:
+    """Drive a campaign, and say how it ended, where the results are and what comes next."""
+    from dataclasses import asdict
+
+    from staffa.views import report
+
+    try:
+        driven = drive()
+    except KeyboardInterrupt:
+        raise _Interrupted(root) from None
+    assert driven.ended is not None
+    code = driven.ended.exit_code
+    facts = report.ended_facts(driven.root, driven.resumed, asdict(driven.ended), code, driven.status)
+    _say(facts, report.ended_sheet, as_json)
+    raise typer.Exit(code)
+
+
+def _progress(as_json: bool) -> bool | None:
+    return False if as_json else None
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text + "\n")
+
+
+# --- errors ----------------------------------------------------------------------------------------
+
+
+class _Interrupted(Exception):
+    """Ctrl-C twice; the campaign can be resumed."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(str(root))
+        self.root = root
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The entry point `staffa`; returns the exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        code = _run(words)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read us (head, less) has seen enough; Python would complain again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+    except (Exception, KeyboardInterrupt) as error:
+        if "--debug" in words:
+            traceback.print_exc()
+        code, message, hint = _complaint(error, words)
+        _complain(message, hint, "--json" in words)
+    return code
+
+
+def _run(words: list[str]) -> int:
+    code = typer.main.get_command(app).main(words, prog_name="staffa", standalone_mode=False)
+    return code if isinstance(code, int) else OK
+
+
+def _complaint(error: BaseException, words: Sequence[str]) -> tuple[int, str, str]:
+    """Exit code, message and hint for an error."""
+    if isinstance(error, StaffaError):
+        return error.exit_code, error.message, error.hint
+    if isinstance(error, _Interrupted):
+        return INTERRUPTED, "interrupted; whatever is committed is kept", f"staffa resume {shlex.quote(str(error.root))}"
+    if isinstance(error, KeyboardInterrupt | typer.Abort):
+        return INTERRUPTED, "interrupted", ""
+    if hasattr(error, "format_message"):
+        return BAD_INPUT, str(error.format_message()), _usage_hint(error)
+    if isinstance(error, OSError) and error.errno not in DISK:
+        return BAD_INPUT, str(error), "check that the file or folder is there and that you may read and write it"
+    if isinstance(error, OSError):
+        return INFRASTRUCTURE, str(error), "make room, then run the same command again"
+    again = shlex.join(["staffa", *words, "--debug"])
+    return INFRASTRUCTURE, f"unexpected {type(error).__name__}: {error}", f"this is a bug; where it happens: {again}"
+
+
+def _usage_hint(error: Any) -> str:
+    """For words the command line does not know: the near ones, or its help."""
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context is not None else "staffa"
+    message = str(error.format_message())
+    commands = getattr(getattr(context, "command", None), "commands", None)
+    if commands and "No such command" in message:
+        return near(message.split("'")[1], commands)
+    return f"{path} --help"
+
+
+def _complain(message: str, hint: str, as_json: bool) -> None:
+    if as_json:
+        text = json.dumps({"error": message, "hint": hint})
+    else:
+        text = "\n".join(filter(None, [f"staffa: {message}", f"  {hint}" if hint else ""]))
+    sys.stderr.write(text + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,167 @@
+"""What a program records: names, shapes and axes of its outputs, and all that may be wrong with them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from staffa.errors import PluginError
+from staffa.experiment.protocol import RESERVED, TABLES, Experiment, Output, Schema
+from staffa.experiment.registry import located
+
+ENGINE_DIMS = frozenset({"trial", "chain", "draw"})
+"""Axes the engine adds itself; an output's own axes have other names."""
+
+
+def schema_of(
+    experiment: Experiment,
+    recorded: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]],
+    drawn: int,
+    state_bytes: int,
+) -> Schema:
+    """Describe recorded arrays; `drawn` is 1 where a draw axis stands in the shapes.
+
+    Raises `PluginError` for axes and ragged outputs that do not fit together.
+    """
+    outputs = tuple(
+        _output(experiment, name, shape, dtype, drawn) for name, (shape, dtype) in recorded.items()
+    )
+    _check_axes(experiment, outputs)
+    _check_ragged(experiment, {output.name: output for output in outputs})
+    coords = {axis: tuple(np.asarray(values).tolist()) for axis, values in experiment.coords.items()}
+    _check_coords(experiment, coords, outputs)
+    return Schema(outputs, coords, state_bytes)
+
+
+def check_outputs(experiment: Experiment, outputs: Mapping[str, Any]) -> None:
+    """Refuse outputs that could not be stored and archived under their names."""
+    if not outputs:
+        raise _refused(
+            experiment, f"{type(experiment).__name__}.step returns no outputs: there is nothing to record"
+        )
+    for name, value in outputs.items():
+        if name in RESERVED:
+            raise _refused(
+                experiment, f"output {name!r} has the name of a column the archive uses itself", "rename it"
+            )
+        if not all(word.isidentifier() for word in name.split(".")):
+            raise _refused(experiment, f"output {name!r}: names are words such as energy", "rename it")
+        if getattr(value.dtype, "kind", "V") not in "fiub":
+            raise _refused(
+                experiment,
+                f"output {name!r} has dtype {value.dtype}: only numbers and bools can be recorded",
+                "record .real and .imag, .astype(jnp.float32), or jax.random.key_data(key)",
+            )
+
+
+def flatten(outputs: Any, prefix: str = "") -> dict[str, Any]:
+    """Flatten nested dicts of outputs to dotted names."""
+    if not isinstance(outputs, Mapping):
+        raise PluginError(
+            f"step must return (state, dict of outputs), not {type(outputs).__name__} for the outputs"
+        )
+    flat: dict[str, Any] = {}
+    for name, value in outputs.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def has_chains(experiment: Experiment, name: str) -> bool:
+    """Whether an output's first own axis is the chain axis."""
+    return tuple(experiment.dims.get(name, ()))[:1] == ("chain",)
+
+
+def _output(
+    experiment: Experiment, name: str, shape: tuple[int, ...], dtype: np.dtype[Any], drawn: int
+) -> Output:
+    chained = has_chains(experiment, name)
+    own, names = shape[drawn + chained :], tuple(experiment.dims.get(name, ()))[chained:]
+    if len(shape) < drawn + chained or (names and len(names) != len(own)):
+        given, axes = experiment.dims[name], len(shape) - drawn
+        raise _refused(
+            experiment, f"dims[{name!r}] = {given!r} names {len(given)} axes, but the output has {axes}"
+        )
+    if 0 in shape:
+        raise _refused(experiment, f"output {name!r} is empty: its shape is {list(shape[drawn:])}")
+    table, length = _ragged(experiment, name)
+    dims = names or tuple(f"{name}_{axis}" for axis in range(len(own)))
+    return Output(name, np.dtype(dtype).name, own, dims, shape[0] if chained else 0, table, length)
+
+
+def _check_axes(experiment: Experiment, outputs: Iterable[Output]) -> None:
+    """One name, one axis: within an output, and one length across outputs, as xarray wants it."""
+    lengths: dict[str, tuple[int, str]] = {}
+    for output in outputs:
+        twice = [axis for axis, count in Counter(output.dims).items() if count > 1]
+        for axis in [*twice, *(axis for axis in output.dims if axis in ENGINE_DIMS)]:
+            reason = "twice" if axis in twice else "but the engine adds that axis itself"
+            raise _refused(
+                experiment, f"dims[{output.name!r}] = {output.dims!r} names {axis!r} {reason}", "rename it"
+            )
+        own = (
+            *zip(output.dims, output.shape, strict=True),
+            *((("chain", output.chains),) if output.chains else ()),
+        )
+        for axis, length in own:
+            known, other = lengths.setdefault(axis, (length, output.name))
+            if known != length:
+                raise _refused(
+                    experiment,
+                    f"axis {axis!r} has length {known} in output {other!r}, but {length} in {output.name!r}",
+                    "give axes of different lengths different names in dims",
+                )
+
+
+def _check_coords(
+    experiment: Experiment, coords: Mapping[str, tuple[Any, ...]], outputs: Iterable[Output]
+) -> None:
+    for output in outputs:
+        if output.name in coords:
+            raise _refused(experiment, f"{output.name!r} is an output and an axis in coords", "rename one")
+        for axis, length in zip(output.dims, output.shape, strict=True):
+            given = len(coords.get(axis, range(length)))
+            if given != length:
+                raise _refused(
+                    experiment,
+                    f"coords[{axis!r}] has {given} values, but in {output.name!r} it has length {length}",
+                )
+
+
+def _check_ragged(experiment: Experiment, outputs: Mapping[str, Output]) -> None:
+    for table, length in experiment.ragged.items():
+        place = f"ragged[{table!r}]"
+        members = [output for output in outputs.values() if output.table == table]
+        if length not in outputs:
+            raise _refused(experiment, f"{place} = {length!r}: there is no output {length!r}")
+        if not members:
+            raise _refused(experiment, f"{place}: there is no output {table!r}")
+        if table in TABLES or "." in table:
+            raise _refused(experiment, f"{place}: the archive cannot have a table of this name", "rename it")
+        counter = outputs[length]
+        if counter.table or counter.shape or np.dtype(counter.dtype).kind not in "iu":
+            raise _refused(
+                experiment, f"{place} = {length!r}: the length is one integer a draw, outside the table"
+            )
+        firsts = {output.shape[:1] for output in members}
+        if len(firsts) != 1 or () in firsts:
+            shapes = {output.name: list(output.shape) for output in members}
+            raise _refused(
+                experiment, f"{place}: its outputs need one common padded first axis, not {shapes}"
+            )
+
+
+def _ragged(experiment: Experiment, name: str) -> tuple[str, str]:
+    for table, length in experiment.ragged.items():
+        if name == table or name.startswith(table + "."):
+            return table, length
+    return "", ""
+
+
+def _refused(experiment: Experiment, message: str, hint: str = "") -> PluginError:
+    return PluginError(f"{located(type(experiment))}{message}", hint)

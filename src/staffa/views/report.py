@@ -1,0 +1,281 @@
+"""What each command has to say: plain mappings (for `--json`) and the sheets made of them.
+
+The mappings hold numbers and names as they are; the sheets hold text for people.
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from staffa.views.readings import flagged, number, outcomes, percent, size, span
+from staffa.views.sheet import Grid, Sheet, one_line
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from staffa.campaign.config import Row
+    from staffa.campaign.plan import Group, Plan
+
+GROUPS = 20
+"""Groups a plan's table shows; the others are counted."""
+CELL = 60
+"""Longest text in a cell of a query's answer on a page."""
+
+Facts = Mapping[str, Any]
+
+
+# --- plan ------------------------------------------------------------------------------------------
+
+
+def plan_facts(plan: Plan, root: Path, exists: bool, total_bytes: int, inodes: int) -> dict[str, Any]:
+    """A plan in numbers.
+
+    Arguments:
+    - `exists`: whether `root` is planned already, so that `run` would resume it.
+    - `total_bytes`: of the outputs, uncompressed; `inodes`: of the finished campaign.
+    """
+    return {
+        "root": str(root), "exists": exists, "trials": plan.trials, "merged": plan.merged,
+        "groups": len(plan.groups), "programs": plan.programs, "batches": plan.batches,
+        "batch": sorted({group.batch for group in plan.groups}), "segments": plan.sampling.segments,
+        "draws": plan.sampling.draws, "parts": len(plan.parts), "bytes": total_bytes, "inodes": inodes,
+        "inodes_per_1000_trials": round(1000 * inodes / max(plan.trials, 1), 1),
+        "parameters": dict(plan.parameters), "partition_by": list(plan.partition_by),
+        "partitions": [_group_facts(plan, group, number) for number, group in enumerate(plan.groups)],
+    }
+
+
+def _group_facts(plan: Plan, group: Group, number: int) -> dict[str, Any]:
+    from staffa.campaign.plan import bytes_per_trial
+
+    return {
+        "group": group.name, "sampler": group.sampler, "partition": dict(group.partition), "static": dict(group.static),
+        "vectorize": group.vectorize, "trials": group.trials, "batch": group.batch, "batches": group.batches,
+        "parts": sum(1 for part in plan.parts if part.group == number),
+        "bytes": bytes_per_trial(group, plan.sampling.draws) * group.trials,
+        "outputs": {o.name: f"{o.dtype}{list(o.shape)}" if o.shape else o.dtype for o in group.outputs},
+    }
+
+
+def plan_sheet(facts: Facts) -> Sheet:
+    """A plan on a page."""
+    merged = f" ({number(facts['merged'], 'duplicate')} merged away)" if facts["merged"] else ""
+    sizes = "/".join(f"{batch:,}" for batch in facts["batch"])
+    inodes = f"{facts['inodes']:,}, {facts['inodes_per_1000_trials']:g} for 1,000 trials"
+    lines = {
+        "trials": f"{facts['trials']:,}{merged}",
+        "groups": f"{facts['groups']:,}, {number(facts['programs'], 'program')} to compile",
+        "batches": f"{facts['batches']:,} of up to {sizes} trials"
+        + (f", {number(facts['segments'], 'segment')} each" if facts["segments"] > 1 else ""),
+        "archive": f"{number(facts['parts'], 'part')}, {_partitioned(facts)}",
+        "outputs": f"{size(facts['bytes'])} before compression",
+        "inodes": inodes,
+    }
+    shown = facts["partitions"][:GROUPS]
+    rest = len(facts["partitions"]) - len(shown)
+    return Sheet(facts["root"], lines, _group_grid(shown), [
+        *([f"… and {number(rest, 'more group').replace('more groups', 'more groups')}"] if rest else []), _plan_note(facts),
+    ])
+
+
+def _partitioned(facts: Facts) -> str:
+    if not facts["partition_by"]:
+        return "not partitioned"
+    distinct = {tuple(group["partition"].items()) for group in facts["partitions"]}
+    return f"{number(len(distinct), 'partition')} by {', '.join(facts['partition_by'])}"
+
+
+def _group_grid(groups: Sequence[Facts]) -> Grid:
+    rows = [
+        (
+            group["group"], _values({**group["partition"], **group["static"]}) or "-", group["sampler"],
+            f"{group['trials']:,}", f"{group['batches']:,} x {group['batch']:,}", f"{group['parts']:,}",
+            size(group["bytes"]), _values(group["outputs"], " "),
+        )
+        for group in groups
+    ]
+    columns = ("group", "values", "sampler", "trials", "batches", "parts", "bytes", "outputs")
+    return Grid(columns, rows, frozenset(("trials", "batches", "parts", "bytes")))
+
+
+def _values(values: Facts, between: str = "=") -> str:
+    return ", ".join(f"{name}{between}{value}" for name, value in values.items())
+
+
+def _plan_note(facts: Facts) -> str:
+    if facts["exists"]:
+        return f"it is planned already; go on: staffa resume {shlex.quote(facts['root'])}"
+    return "nothing is refused, nothing was written; next: staffa run with the same arguments"
+
+
+# --- run -------------------------------------------------------------------------------------------
+
+
+def ended_facts(root: Path, resumed: bool, ended: Facts, exit_code: int, status: Facts) -> dict[str, Any]:
+    """How a run ended.
+
+    Arguments:
+    - `ended`: `reason`, `outcomes`, `quarantined`, `seconds`.
+    - `status`: as `staffa status` has it.
+    """
+    figures = status.get("figures", {})
+    return {
+        "root": str(root), "resumed": resumed, **ended, "exit_code": exit_code,
+        "trials": figures.get("trials", 0), "missing": figures.get("trials", 0) - figures.get("settled", 0),
+        "parts": figures.get("parts", 0), "sealed": figures.get("sealed", 0),
+        "archive": str(root / "archive"), "next": next_commands(root, status),
+    }
+
+
+def ended_sheet(facts: Facts) -> Sheet:
+    """The last words of a run: where the results are, what to do, and last what is not as it should be."""
+    verb = {"finished": "finished", "stopped": "stopped (asked by staffa stop)"}.get(facts["reason"], "interrupted")
+    again = " an unchanged campaign was resumed;" if facts["resumed"] else ""
+    title = f"{verb}:{again} {number(facts['trials'], 'trial')}, {span(facts['seconds'])}"
+    lines = {
+        "results": f"{facts['archive']} ({facts['sealed']:,} of {number(facts['parts'], 'part')} sealed)",
+        **{f"next{' ' * place}": command for place, command in enumerate(facts["next"])},
+        **class_counts(facts["outcomes"], facts["quarantined"], facts["missing"]),
+    }
+    return Sheet(title, lines)
+
+
+def class_counts(counts: Mapping[str, int], quarantined: int, missing: int) -> dict[str, str]:
+    """Trials by class: `ok`, each other outcome, quarantined, missing; what is zero is left out but ok."""
+    lines = {"ok": f"{counts.get('ok', 0):,}"}
+    lines |= {word: f"{count:,}" for word, count in flagged(counts).items() if word != "missing"}
+    lines |= {"quarantined": f"{quarantined:,}"} if quarantined else {}
+    return lines | ({"missing": f"{missing:,}"} if missing else {})
+
+
+def next_commands(root: str | Path, status: Facts) -> list[str]:
+    """What one would do next, most likely first."""
+    run, figures = shlex.quote(str(root)), status.get("figures", {})
+    if status.get("live"):
+        return [f"staffa watch {run}", f"staffa stop {run}"]
+    commands = []
+    if figures.get("settled", 0) < figures.get("trials", 0):
+        commands.append(f"staffa resume {run}")
+    if figures.get("sealed", 0) < figures.get("parts", 0):
+        commands.append(f"staffa consolidate {run}")
+    if any(figures.get("outcomes", {}).get(word) for word in ("raised", "timeout", "killed")):
+        commands += [f'staffa query {run} "select * from failed"', f"staffa retry {run}"]
+    return commands or [f'staffa query {run} "select * from trials limit 5"']
+
+
+# --- status ----------------------------------------------------------------------------------------
+
+
+def status_sheet(status: Facts) -> Sheet:
+    """Where a campaign stands."""
+    figures = status.get("figures", {})
+    trials, settled = figures.get("trials", 0), figures.get("settled", 0)
+    speed = f", {figures['rate']:,.0f} trials/s" if status["live"] and figures.get("rate") else ""
+    eta = f", ETA {span(figures['eta'])}" if status["live"] and figures.get("eta") else ""
+    lines = {
+        "driver": _driver(status),
+        "trials": f"{settled:,} of {trials:,} settled ({percent(settled, trials)} %){speed}{eta}",
+        "outcomes": outcomes(figures.get("outcomes", {})) or "none yet",
+        "batches": _batches(figures),
+        "archive": f"{figures.get('sealed', status.get('parts', 0)):,} of {number(figures.get('parts', 0), 'part')} sealed",
+        "quarantined": f"{status['quarantined']:,}" if status.get("quarantined") else "",
+        "paused": str(status.get("paused") or ""),
+        "dashboard": figures.get("dashboard", "") if status["live"] else "",
+    }
+    notes = [f"next: {command}" for command in next_commands(status["root"], status)]
+    return Sheet(status["root"], {name: text for name, text in lines.items() if text}, notes=notes)
+
+
+def _driver(status: Facts) -> str:
+    if status["live"]:
+        workers = status.get("figures", {}).get("workers")
+        return f"running as {status['driver']}" + (f", {number(workers, 'worker')}" if workers is not None else "")
+    run = status.get("run") or {}
+    if "ended" in run:
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(run["ended"]))
+        return f"none; the last one ended {when}: {run.get('reason')} (exit {run.get('exit_code')})"
+    return "none; the last one died" if run else "none yet"
+
+
+def _batches(figures: Facts) -> str:
+    counts = [f"{figures.get('batches', 0):,} in all"]
+    names = {"flying": "in flight", "waiting": "waiting", "retrying": "to be retried"}
+    counts += [f"{figures[name]:,} {text}" for name, text in names.items() if figures.get(name)]
+    return ", ".join(counts)
+
+
+# --- the rest --------------------------------------------------------------------------------------
+
+
+def explain_sheet(facts: Facts) -> Sheet:
+    """A trial's story."""
+    place = f"batch {facts['batch']}, lane {facts['lane']}, {facts['part']}"
+    lines = {
+        "state": facts["state"], "why": facts["why"], "outcome": facts["outcome"], "sampler": facts["sampler"],
+        **{name: str(value) for name, value in facts["parameters"].items()},
+        "replicate": str(facts["replicate"]), "place": place,
+    }
+    rows = [(_clock(event["at"]), one_line(event["text"])) for event in facts["history"]]
+    return Sheet(
+        f"trial {facts['trial']} (index {facts['index']})", lines, Grid(("when", "what happened"), rows),
+        [f"next: {facts['next']}"],
+    )
+
+
+def _clock(at: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
+
+
+def config_facts(rows: Iterable[Row]) -> list[dict[str, Any]]:
+    """Every value of a declaration with where it came from."""
+    return [{"field": path, "value": value, "tier": origin.tier, "from": _origin(origin)} for path, value, origin in rows]
+
+
+def config_sheet(facts: Sequence[Facts]) -> Sheet:
+    rows = [(row["field"], one_line(str(row["value"]), CELL), row["from"]) for row in facts]
+    return Sheet(grid=Grid(("field", "value", "from"), rows))
+
+
+def _origin(origin: Any) -> str:
+    return str(origin.tier) if origin.file is None else f"{origin.tier} {origin}"
+
+
+def answer_facts(table: pa.Table, limit: int) -> dict[str, Any]:
+    """The answer to a query: at most `limit` rows (0: all), and how many there are."""
+    shown = table.slice(0, limit) if limit else table
+    rows = [{name: _finite(value) for name, value in row.items()} for row in shown.to_pylist()]
+    return {"columns": table.column_names, "rows": rows, "total": table.num_rows}
+
+
+def _finite(value: Any) -> Any:
+    """JSON knows neither NaN nor infinities."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return value
+
+
+def answer_sheet(facts: Facts, sealed: bool, root: Path) -> Sheet:
+    """The answer to a query on a page."""
+    columns, rows = facts["columns"], facts["rows"]
+    numeric = frozenset(
+        name for name in columns if rows and all(isinstance(row[name], int | float | None) for row in rows)
+    )
+    grid = Grid(columns, [[_cell(row[name]) for name in columns] for row in rows], numeric)
+    hidden = facts["total"] - len(rows)
+    notes = [f"… and {number(hidden, 'more row')} (--limit 0 shows all)"] if hidden else []
+    if not sealed:
+        notes.append(f"nothing is sealed yet; next: staffa consolidate {shlex.quote(str(root))}")
+    return Sheet(grid=grid, notes=notes)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.6g}" if isinstance(value, float) else one_line(str(value), CELL)
