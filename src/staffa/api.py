@@ -222,7 +222,7 @@ def retry(root: str | Path) -> dict[str, Any]:
         for trial in failed_trials(open_stores(workspace, load_plan(workspace))):
             ledger.append({"event": "readmitted", "trial": trial})
             count += 1
-    return {"done": True, "trials": count, "next": f"staffa resume {root}"}
+    return {"done": True, "trials": count, "next": f"staffa {'resume' if count else 'status'} {root}"}
 
 
 def attach(root: str | Path) -> Run:
@@ -239,7 +239,9 @@ def status(root: str | Path) -> dict[str, Any]:
     live = holder is not None and holder.alive()
     if not live and (not figures or "ended" not in (summary.get("run") or {})):
         # The driver died: its last summary is older than the last commit.
-        figures |= {"flying": 0, "rate": 0.0, "eta": None, **_counted(workspace)}
+        figures |= _counted(workspace)
+    if not live:
+        figures |= {"flying": 0, "rate": 0.0, "eta": None, "stopping": ""}
     return {
         "root": str(workspace.root),
         "live": live,
@@ -463,6 +465,9 @@ def _interrupts_held() -> Iterator[None]:
     They inherit the blocked signal for good (and so do those that replace them: the threads
     that start processes are made here too); ours is delivered when the block ends.
     """
+    from multiprocessing import resource_tracker
+
+    resource_tracker.ensure_running()  # would unblock the signal when it is started later
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

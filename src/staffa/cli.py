@@ -37,9 +37,9 @@ app = typer.Typer(
 config_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at a campaign's declaration.")
 app.add_typer(config_app, name="config")
 
-CampaignFile = Annotated[Path, typer.Argument(metavar="CAMPAIGN", help="The campaign's YAML file.", show_default=False)]
+CampaignFile = Annotated[Path, typer.Argument(help="The campaign's YAML file.", show_default=False)]
 RunFolder = Annotated[
-    Path, typer.Argument(metavar="RUN", help="The campaign's folder, such as runs/v1.0_protein.", show_default=False)
+    Path, typer.Argument(help="The campaign's folder, such as runs/v1.0_protein.", show_default=False)
 ]
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a value; repeatable.", show_default=False)
@@ -63,16 +63,19 @@ def plan(
     campaign: CampaignFile, set_: Set = None, cluster: Cluster = None, profile: Profile = None,
     as_json: Json = False, debug: Debug = False,
 ) -> None:
-    """Show what would run, in how many batches and files; refuse what cannot. Writes nothing."""
+    """Show what would run; refuse what cannot.
+
+    How many trials, batches, files and bytes it takes. Writes nothing.
+    """
     from staffa import api
-    from staffa.storage.workspace import Workspace
     from staffa.views import report
 
     declared = api.load(campaign, cluster=cluster, profile=profile, set=set_ or ())
     found = api.plan(declared)
-    facts = report.plan_facts(
-        found.plan, declared.root, Workspace(declared.root.absolute()).is_planned, found.bytes, found.files
-    )
+    facts = report.plan_facts(found.plan, declared.root, found.bytes, found.files)
+    options = {"--cluster": cluster, "--profile": profile}
+    named = [word for name, value in options.items() if value for word in (name, value)]
+    facts["next"] = shlex.join(["staffa", "run", str(campaign), *named, *(w for s in set_ or () for w in ("--set", s))])
     _say(facts, report.plan_sheet, as_json)
 
 
@@ -105,7 +108,7 @@ def resume(
 
 @app.command()
 def stop(run: RunFolder, as_json: Json = False, debug: Debug = False) -> None:
-    """Ask the live driver to let batches in flight commit, and end."""
+    """Let what is in flight commit, then end the driver."""
     from staffa import api
 
     _say_reply(api.stop(run), "stopping: batches in flight are committed first", run, as_json)
@@ -113,7 +116,7 @@ def stop(run: RunFolder, as_json: Json = False, debug: Debug = False) -> None:
 
 @app.command()
 def status(run: RunFolder, as_json: Json = False, debug: Debug = False) -> None:
-    """Show where a campaign stands, from any shell, while it runs or after."""
+    """Show where a campaign stands, from any shell."""
     from staffa import api
     from staffa.views import report
 
@@ -125,18 +128,20 @@ def watch(
     run: RunFolder, interval: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="How often to look.")] = 2.0,
     as_json: Json = False, debug: Debug = False,
 ) -> None:
-    """Follow a campaign until its driver ends; Ctrl-C leaves the campaign alone."""
+    """Follow a campaign until its driver ends.
+
+    Ctrl-C ends the watching only.
+    """
     from staffa import api
     from staffa.views import live, report
 
-    found: dict[str, Any] = {}
+    found = api.status(run)
     try:
-        first = api.status(run)
-        with live.follow(first["figures"].get("trials", 0), run, _progress(as_json), interval) as listen:
+        with live.follow(found["figures"]["trials"], run, None if found["live"] and not as_json else False, interval) as listen:
             for found in api.watch(run, interval):
-                if as_json:
-                    _write(json.dumps(found, default=str))
                 listen({"event": "figures", **found["figures"]})
+                if as_json:
+                    _say(found, report.status_sheet, as_json)
     except KeyboardInterrupt:
         return
     if not as_json:
@@ -147,18 +152,19 @@ def watch(
 def retry(run: RunFolder, as_json: Json = False, debug: Debug = False) -> None:
     """Try failed and quarantined trials again."""
     from staffa import api
+    from staffa.views.readings import number
 
     reply = api.retry(run)
-    _say_reply(reply, f"{reply.get('trials', 0):,} trials will be tried again", run, as_json)
+    _say_reply(reply, f"{number(reply.get('trials', 0), 'trial')} will be tried again", run, as_json)
 
 
 @app.command()
 def explain(
     run: RunFolder,
-    trial: Annotated[str, typer.Argument(metavar="TRIAL", help="Its index, or the beginning of its digest.")],
+    trial: Annotated[str, typer.Argument(help="Its index, or the beginning of its digest.")],
     as_json: Json = False, debug: Debug = False,
 ) -> None:
-    """Tell a trial's parameters, state and history, and why it waits or failed."""
+    """Tell why a trial waits or failed, and its story."""
     from staffa import api
     from staffa.views import report
 
@@ -167,7 +173,10 @@ def explain(
 
 @app.command()
 def consolidate(run: RunFolder, as_json: Json = False, debug: Debug = False) -> None:
-    """Seal every ripe part of the archive; also while the campaign runs."""
+    """Seal every ripe part of the archive.
+
+    Also while the campaign runs: its driver is asked to do it.
+    """
     from staffa import api
     from staffa.views import report
 
@@ -181,7 +190,7 @@ def consolidate(run: RunFolder, as_json: Json = False, debug: Debug = False) -> 
 @app.command()
 def query(
     run: RunFolder,
-    sql: Annotated[str, typer.Argument(metavar="SQL", help="A SELECT over draws, trials and failed.")],
+    sql: Annotated[str, typer.Argument(help="A SELECT over draws, trials and failed.")],
     limit: Annotated[int, typer.Option(min=0, metavar="ROWS", help="Show at most so many rows; 0 for all.")] = 1000,
     as_json: Json = False, debug: Debug = False,
 ) -> None:
@@ -222,10 +231,11 @@ Facts = TypeVar("Facts")
 
 
 def _say(facts: Facts, sheet: Callable[[Facts], Sheet], as_json: bool) -> None:
+    from staffa.views import report
     from staffa.views.sheet import show
 
     if as_json:
-        _write(json.dumps(facts, default=str))
+        _write(report.as_json(facts))
     else:
         show(sheet(facts))
 
@@ -264,6 +274,7 @@ def _progress(as_json: bool) -> bool | None:
 
 def _write(text: str) -> None:
     sys.stdout.write(text + "\n")
+    sys.stdout.flush()
 
 
 # --- errors ----------------------------------------------------------------------------------------

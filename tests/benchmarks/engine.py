@@ -100,6 +100,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--trials", type=int, default=40960)
     parser.add_argument("--batch", default="auto")
+    parser.add_argument("--keep", type=Path, help="leave the run here")
     given = parser.parse_args()
     (HERE.parents[1] / "runs").mkdir(exist_ok=True)
-    print(json.dumps(measure(given.trials, given.batch)))
+    print(json.dumps(measure(given.trials, given.batch, keep=given.keep)))

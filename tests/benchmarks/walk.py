@@ -5,6 +5,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 import staffa
 
@@ -26,3 +27,16 @@ class Walk(staffa.Experiment):
         log_ratio = 0.5 * (state @ state - proposed @ proposed)
         state = jnp.where(jnp.log(jax.random.uniform(accept)) < log_ratio, proposed, state)
         return state, {"x": state}
+
+
+class Plain(staffa.Experiment):
+    """A plain NumPy simulation: two numbers a trial."""
+
+    vectorize = "off"
+
+    def initialize(self, key, params):
+        return np.random.default_rng(key)
+
+    def step(self, key, state, params):
+        sample = state.normal(scale=params["scale"], size=100)
+        return state, {"mean": sample.mean(), "sd": sample.std()}

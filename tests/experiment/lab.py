@@ -35,18 +35,17 @@ class Walk(staffa.Experiment):
         self.dimension = dimension
 
     def initialize(self, key, params):
-        own, first = jax.random.split(key)
-        return {"x": jax.random.normal(first, (self.dimension,)), "own": own, "size": 1.0, "steps": 0}
+        return {"x": jax.random.uniform(key, (self.dimension,)), "own": key, "size": 1.0, "steps": 0}
 
     def adapt(self, key, state, params):
         return {**state, "size": 0.9 * state["size"] + 0.2 * jax.random.uniform(key)}
 
     def step(self, key, state, params):
-        own, noise = jax.random.split(state["own"])
-        jump = jax.random.normal(key, (self.dimension,)) + 0.1 * jax.random.normal(noise, (self.dimension,))
-        x = jnp.sin(state["x"] + params["scale"] * state["size"] * jump)
+        own = jax.random.split(state["own"], 1)[0]
+        jump = jax.random.uniform(key, (self.dimension,)) + jax.random.key_data(own)[0] * 2.0**-32
+        x = jnp.cos(1.3 * state["x"] + params["scale"] * state["size"] * jump)
         outputs = {"x": x, "key": jax.random.key_data(key), "steps": state["steps"]}
-        return {"x": x, "own": own, "size": state["size"], "steps": state["steps"] + 1}, outputs
+        return {**state, "x": x, "own": own, "steps": state["steps"] + 1}, outputs
 
 
 def angry(scale):

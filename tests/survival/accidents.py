@@ -73,6 +73,15 @@ class Driver:
         self.process.kill()
         self.process.wait()
 
+    def members(self):
+        """Pids of the driver's processes, its workers included, that still exist."""
+        found = []
+        for entry in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if os.getpgid(int(entry.name)) == self.pid and not gone(int(entry.name)):
+                    found.append(int(entry.name))
+        return found
+
     def interrupt(self):
         """Ctrl-C: a terminal sends it to the whole group, workers included."""
         os.killpg(self.pid, signal.SIGINT)
@@ -115,10 +124,18 @@ class Lab:
         path.write_text(yaml.safe_dump(whole))
         return path
 
+    def poisoned(self, model, kinds, **changes):
+        """A campaign of 64 trials, some of which misbehave: `kinds` says how, by their place."""
+        kind = [kinds.get(place, 0) for place in range(64)]
+        scale = [round(0.1 + 0.01 * place, 2) for place in range(64)]
+        space = [{"zip": {"scale": scale, "kind": kind}}]
+        archive = {"partition_by": [], **changes.pop("archive", {})}
+        return self.campaign(model, space=space, replicates=1, archive=archive, **changes)
+
     # Drivers
 
     def start(self, verb, where, *words, prefix=(), **environment):
-        added = [f"storage.root={self.runs}"] if verb in ("run", "graph") else []
+        added = [f"storage.root={self.runs}"] if verb in ("run", "graph", "oracle") else []
         path = self.folder / "logs" / f"{len(self.drivers)}.txt"
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("STAFFA_")}
         driver = Driver([verb, str(where), *words, *added], path, {
@@ -233,6 +250,15 @@ def state(pid):
 
 def gone(pid):
     return state(pid) in ("", "Z", "X")
+
+
+def eventually(condition, what):
+    """Wait for something that needs no driver."""
+    end = time.monotonic() + PATIENCE
+    while not (found := condition()):
+        assert time.monotonic() < end, f"not so in {PATIENCE:.0f} s: {what}"
+        time.sleep(0.02)
+    return found
 
 
 def history(root):

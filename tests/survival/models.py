@@ -107,16 +107,42 @@ class Poison(Walk):
         return super().step(key, x + told(passed, params["kind"]), params)
 
 
+class BadStart(Gated):
+    """The gated walk, with trials that misbehave before their first step."""
+
+    def initialize(self, key, params):
+        def passed(kind):
+            misbehave(np.asarray(kind))
+            return np.zeros(np.shape(kind), np.float32)
+
+        x, number = super().initialize(key, params)
+        return x + told(passed, params["kind"]), number
+
+
+class Slow(Walk):
+    """The walk, a fifth of a second on the device each."""
+
+    def initialize(self, key, params):
+        def passed(scale):
+            time.sleep(0.2)
+            return np.zeros(np.shape(scale), np.float32)
+
+        return super().initialize(key, params) + told(passed, params["scale"])
+
+
 class PlainPoison(staffa.Experiment):
     """Poison in plain Python."""
 
     vectorize = "off"
 
+    def __init__(self, dimension: int = 4):
+        self.dimension = dimension
+
     def initialize(self, key, params):
-        return np.zeros(2)
+        return np.zeros(self.dimension)
 
     def step(self, key, x, params):
         kind = int(params["kind"])
         misbehave([kind])
-        x = x + params["scale"] * np.random.default_rng(key).normal(size=2)
-        return x, {"x": x if kind != NAN else np.full(2, np.nan)}
+        x = x + params["scale"] * np.random.default_rng(key).normal(size=self.dimension)
+        return x, {"x": x if kind != NAN else x * np.nan}

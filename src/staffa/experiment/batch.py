@@ -144,18 +144,14 @@ class Performer:
 
     def _each(self, carried: Carried, phase: str, call: Callable[..., tuple[Any, Any]]) -> Carried:
         while True:
-            program = self._program_at(carried.width)
-            # States are cut and joined here too, which must not round doubles.
-            with jax.enable_x64(program.lane.spec.x64):
-                try:
-                    return self._each_slice(program, carried, phase, call)
-                except OutOfMemory:
-                    carried = self._narrower(carried)
-            self._narrowed(carried.width)
+            try:
+                return self._each_slice(carried, phase, call)
+            except OutOfMemory:
+                carried = self._narrower(carried)
+                self._narrowed(carried.width)
 
-    def _each_slice(
-        self, program: Program, carried: Carried, phase: str, call: Callable[..., tuple[Any, Any]]
-    ) -> Carried:
+    def _each_slice(self, carried: Carried, phase: str, call: Callable[..., tuple[Any, Any]]) -> Carried:
+        program = self._program_at(carried.width)
         compiled = program.compile_seconds
         program.prepare(phase)
         compiled = program.compile_seconds - compiled
@@ -219,9 +215,7 @@ class Performer:
             guilty |= bad
         return found, guilty
 
-    def _keep(
-        self, after: Carried, first: int, lanes: list[int], outputs: Mapping[str, Any], bad: Any
-    ) -> None:
+    def _keep(self, after: Carried, first: int, lanes: list[int], outputs: Mapping[str, Any], bad: Any) -> None:
         """Copy a slice's outputs into the batch's host buffers and flag its lanes."""
         rows = np.asarray(lanes)
         whole = len(lanes) == after.width
@@ -247,17 +241,13 @@ class Performer:
                 if carried.inputs.wanted[start : start + width].any():
                     piece = slice(start - first, start - first + width)
                     slices.append((start, jax.tree.map(lambda leaf, piece=piece: leaf[piece], state)))
-        return Carried(
-            carried.inputs, width, slices, carried.outcomes, carried.messages, seconds=carried.seconds
-        )
+        return Carried(carried.inputs, width, slices, carried.outcomes, carried.messages, seconds=carried.seconds)
 
 
 def checkpoint(carried: Carried) -> dict[str, Row]:
     """Write a batch's state down as plain arrays, lane by lane, whatever its width."""
     arrays: dict[str, Row] = {"outcomes": carried.outcomes}
-    per_slice = [
-        [np.asarray(leaf) for leaf in jax.tree.leaves(key_data(state))] for _, state in carried.slices
-    ]
+    per_slice = [[np.asarray(leaf) for leaf in jax.tree.leaves(key_data(state))] for _, state in carried.slices]
     for number in range(len(per_slice[0]) if per_slice else 0):
         sample = per_slice[0][number]
         whole = np.zeros((carried.rows, *sample.shape[1:]), sample.dtype)
@@ -267,9 +257,7 @@ def checkpoint(carried: Carried) -> dict[str, Row]:
     return arrays
 
 
-def restored(
-    arrays: Mapping[str, Row], messages: Mapping[int, str], inputs: Inputs, program: Program
-) -> Carried:
+def restored(arrays: Mapping[str, Row], messages: Mapping[int, str], inputs: Inputs, program: Program) -> Carried:
     """Take up a batch from its checkpoint, at this program's width."""
     width, shapes = program.width, program.state_shape()
     like = jax.tree.leaves(shapes)
@@ -293,9 +281,7 @@ def choose_width(batch: int, schema: Schema, sampling_draws: int, itemsizes: Map
     stats = device.memory_stats() or {}
     limit = CPU_WIDTH
     if device.platform != "cpu" and "bytes_limit" in stats:
-        recorded = sum(output.size * itemsizes[output.name] for output in schema.outputs) * max(
-            sampling_draws, 1
-        )
+        recorded = sum(output.size * itemsizes[output.name] for output in schema.outputs) * max(sampling_draws, 1)
         limit = int(stats["bytes_limit"] // 2 // max(4 * (recorded + schema.state_bytes), 1))
     width = batch
     while width > max(limit, 1) and width % 2 == 0:

@@ -41,30 +41,33 @@ class Display(Protocol):
 
 
 @contextlib.contextmanager
-def follow(trials: int, root: Path, progress: bool | None = None) -> Iterator[Listener]:
+def follow(
+    trials: int, root: Path, progress: bool | None = None, every: float = LINE_SECONDS
+) -> Iterator[Listener]:
     """Show a run while the block lasts; yields what takes its events.
 
     Arguments:
     - `trials`: how many there are in all.
     - `root`: the campaign's folder, for the titles.
     - `progress`: False shows nothing; None and True choose the display that fits.
+    - `every`: seconds between plain lines.
     """
     if progress is False:
         yield lambda event: None
         return
-    display = _chosen(trials, root)
+    display = _chosen(trials, root, every)
     try:
         yield _Reporter(display)
     finally:
         display.close()
 
 
-def _chosen(trials: int, root: Path) -> Display:
+def _chosen(trials: int, root: Path, every: float) -> Display:
     if _in_notebook() and importlib.util.find_spec("ipywidgets") is not None:
         return WidgetDisplay(trials, root)
     if sys.stdout.isatty():
         return RichDisplay(trials, root)
-    return PlainDisplay(trials, root)
+    return PlainDisplay(trials, root, every)
 
 
 def _in_notebook() -> bool:
@@ -90,7 +93,7 @@ class _Reporter:
             self._notice(text)
 
     def _figures(self, figures: Event) -> None:
-        if figures.get("stopping") and not self._stopping:
+        if figures.get("stopping") in ("interrupted", "stopped") and not self._stopping:
             self._stopping = True
             self._display.notice(stopping(figures))
         self._renew()
@@ -153,7 +156,7 @@ def _retried(event: Event) -> Iterator[str]:
 
 def _quarantined(event: Event) -> Iterator[str]:
     tries = number(int(event["attempts"]), "try")
-    yield f"trial {event['trial'][:8]} was given up after {tries}: {event['outcome']}: {event['message']}"
+    yield f"trial {event['trial'][:8]} was given up after {tries}"
 
 
 def _lost(event: Event) -> Iterator[str]:
@@ -189,13 +192,13 @@ class PlainDisplay:
     """Lines on standard output, for logs and pipes."""
 
     def __init__(
-        self, trials: int, root: Path, write: Callable[[str], object] | None = None,
+        self, trials: int, root: Path, every: float = LINE_SECONDS, write: Callable[[str], object] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._write, self._clock = write or _write_line, clock
+        self._write, self._clock, self._every = write or _write_line, clock, every
         self._last: dict[str, Any] = {}
         self._said = ""
-        self._due = clock() + LINE_SECONDS
+        self._due = clock() + every
         self._write(f"{root}: {number(trials, 'trial')}")
 
     def figures(self, figures: Event) -> None:
@@ -211,7 +214,7 @@ class PlainDisplay:
             self._say()
 
     def _say(self) -> None:
-        self._due = self._clock() + LINE_SECONDS
+        self._due = self._clock() + self._every
         text = sentence(self._last)
         if text != self._said:
             self._said = text

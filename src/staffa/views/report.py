@@ -5,6 +5,7 @@ The mappings hold numbers and names as they are; the sheets hold text for people
 
 from __future__ import annotations
 
+import json
 import math
 import shlex
 import time
@@ -29,18 +30,30 @@ CELL = 60
 Facts = Mapping[str, Any]
 
 
+def as_json(facts: Any) -> str:
+    """Any of the mappings as JSON, which knows neither NaN nor infinities: null instead."""
+    return json.dumps(_finite(facts), default=str)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 # --- plan ------------------------------------------------------------------------------------------
 
 
-def plan_facts(plan: Plan, root: Path, exists: bool, total_bytes: int, inodes: int) -> dict[str, Any]:
+def plan_facts(plan: Plan, root: Path, total_bytes: int, inodes: int) -> dict[str, Any]:
     """A plan in numbers.
 
     Arguments:
-    - `exists`: whether `root` is planned already, so that `run` would resume it.
     - `total_bytes`: of the outputs, uncompressed; `inodes`: of the finished campaign.
     """
     return {
-        "root": str(root), "exists": exists, "trials": plan.trials, "merged": plan.merged,
+        "root": str(root), "trials": plan.trials, "merged": plan.merged,
         "groups": len(plan.groups), "programs": plan.programs, "batches": plan.batches,
         "batch": sorted({group.batch for group in plan.groups}), "segments": plan.sampling.segments,
         "draws": plan.sampling.draws, "parts": len(plan.parts), "bytes": total_bytes, "inodes": inodes,
@@ -78,9 +91,9 @@ def plan_sheet(facts: Facts) -> Sheet:
     }
     shown = facts["partitions"][:GROUPS]
     rest = len(facts["partitions"]) - len(shown)
-    return Sheet(facts["root"], lines, _group_grid(shown), [
-        *([f"… and {number(rest, 'more group').replace('more groups', 'more groups')}"] if rest else []), _plan_note(facts),
-    ])
+    notes = [f"… and {number(rest, 'more group')}"] if rest else []
+    notes.append("nothing is refused, nothing was written; next: " + facts["next"])
+    return Sheet(facts["root"], lines, _group_grid(shown), notes)
 
 
 def _partitioned(facts: Facts) -> str:
@@ -105,12 +118,6 @@ def _group_grid(groups: Sequence[Facts]) -> Grid:
 
 def _values(values: Facts, between: str = "=") -> str:
     return ", ".join(f"{name}{between}{value}" for name, value in values.items())
-
-
-def _plan_note(facts: Facts) -> str:
-    if facts["exists"]:
-        return f"it is planned already; go on: staffa resume {shlex.quote(facts['root'])}"
-    return "nothing is refused, nothing was written; next: staffa run with the same arguments"
 
 
 # --- run -------------------------------------------------------------------------------------------
@@ -248,17 +255,7 @@ def _origin(origin: Any) -> str:
 def answer_facts(table: pa.Table, limit: int) -> dict[str, Any]:
     """The answer to a query: at most `limit` rows (0: all), and how many there are."""
     shown = table.slice(0, limit) if limit else table
-    rows = [{name: _finite(value) for name, value in row.items()} for row in shown.to_pylist()]
-    return {"columns": table.column_names, "rows": rows, "total": table.num_rows}
-
-
-def _finite(value: Any) -> Any:
-    """JSON knows neither NaN nor infinities."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return value
+    return {"columns": table.column_names, "rows": shown.to_pylist(), "total": table.num_rows}
 
 
 def answer_sheet(facts: Facts, sealed: bool, root: Path) -> Sheet:

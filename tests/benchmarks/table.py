@@ -1,0 +1,135 @@
+"""`make bench`: one table, all rows measured in one run, interleaved, medians.
+
+Every ratio compares things measured side by side: this machine's own speed drifts by a third.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+TRIALS = 40960
+
+
+def script(name: str, *arguments: object) -> dict:
+    """Run a benchmark script in a process of its own and read the JSON it prints last."""
+    command = [sys.executable, str(HERE / name), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=HERE)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)}\n{done.stderr[-2000:]}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def seconds(command: list[str], times: int = 5) -> float:
+    """Median wall time of a command."""
+    spent = []
+    for _ in range(times):
+        began = time.perf_counter()
+        subprocess.run(command, check=True, capture_output=True)
+        spent.append(time.perf_counter() - began)
+    return statistics.median(spent)
+
+
+def middle(rows: list[dict], key: str) -> float:
+    return statistics.median(row[key] for row in rows)
+
+
+def throughput(rounds: int, trials: int) -> tuple[list[tuple[str, str, str]], dict]:
+    """Trials per second: raw limit, Staffa, joblib, naive Dask; interleaved."""
+    raw: dict[int, list[dict]] = {64: [], 256: [], 1024: []}
+    ours: dict[str, list[dict]] = {"auto": [], "256": []}
+    others: dict[str, list[dict]] = {"joblib_npz.py": [], "naive.py": []}
+    for turn in range(rounds):
+        for batch, rows in raw.items():
+            rows.append(script("raw.py", "--trials", trials, "--batch", batch))
+            if batch == 64:
+                ours["auto"].append(script("engine.py", "--trials", trials))
+            if batch == 256 and turn % 2 == 0:
+                ours["256"].append(script("engine.py", "--trials", trials, "--batch", 256))
+        if turn < 3:
+            others["joblib_npz.py"].append(script("joblib_npz.py", "--trials", 8192))
+            others["naive.py"].append(script("naive.py", "--trials", 1024))
+    speed = {batch: middle(rows, "trials_per_second") for batch, rows in raw.items()}
+    best = max(speed.values())
+    own = middle(ours["auto"], "trials_per_second")
+    small = middle(ours["256"], "trials_per_second")
+    joblib = middle(others["joblib_npz.py"], "trials_per_second")
+    naive = middle(others["naive.py"], "trials_per_second")
+    kinds = {
+        kind: statistics.median(row["cpu_ms"].get(kind, 0.0) for row in ours["auto"])
+        for kind in ("driver", "worker", "disk", "write", "commit", "device")
+    }
+    split = ", ".join(f"{kind} {value:.4f}" for kind, value in kinds.items())
+    rows = [
+        *((f"raw two-process limit, batch {b}", f"{v:,.0f} trials/s", "") for b, v in speed.items()),
+        ("Staffa, auto batch, all stored, synced, recorded", f"{own:,.0f} trials/s", ""),
+        ("Staffa, batch 256", f"{small:,.0f} trials/s", ""),
+        ("joblib + npz", f"{joblib:,.0f} trials/s", ""),
+        ("naive Dask + one Zarr store a trial", f"{naive:,.0f} trials/s", ""),
+        ("Staffa / raw limit at its best", f"{own / best:.3f}", "0.90"),
+        ("Staffa / naive Dask + Zarr", f"{own / naive:.0f}", "60"),
+        ("Staffa / joblib + npz", f"{own / joblib:.1f}", "4"),
+        ("time from the command to the first commit", f"{middle(ours['auto'], 'first_commit'):.1f} s", ""),
+        ("CPU outside initialize and sample", f"{middle(ours['auto'], 'outside_ms'):.4f} core-ms/trial", "0.06"),
+        ("… by kind (of which device: inside)", split, ""),
+        ("… at batch 256", f"{middle(ours['256'], 'outside_ms'):.4f} core-ms/trial", ""),
+        ("inodes per 1,000 trials, walk", f"{middle(ours['auto'], 'inodes_per_1000'):.1f}", "20"),
+        ("compiles per program and process, all runs", str([row["compiles"] for row in ours["auto"]][-1]), "0 cached"),
+    ]
+    return rows, {"raw": raw, "ours": ours, "others": others}
+
+
+def planning() -> list[tuple[str, str, str]]:
+    rows = []
+    for trials, limit in ((100_000, "3 s, 600 MB"), (1_000_000, "40 s")):
+        found = script("planning.py", "--trials", trials)
+        rows.append((f"plan {trials:,} trials", f"{found['seconds']:.2f} s, {found['rss_mb']:.0f} MB", limit))
+    return rows
+
+
+def looking() -> list[tuple[str, str, str]]:
+    """Resume scan and status of 100,000 trials, `--help`, inodes of a plain Python campaign."""
+    found = script("looking.py")
+    staffa = str(Path(sys.executable).with_name("staffa"))
+    return [
+        ("resume scan, 100,000 trials", f"{found['scan']:.3f} s", "1 s"),
+        ("status, 100,000 trials (whole command)", f"{found['status']:.2f} s", "1 s"),
+        ("inodes per 1,000 trials, vectorize: off", f"{found['inodes_per_1000_off']:.1f}", "20"),
+        ("staffa --help", f"{seconds([staffa, '--help']):.2f} s", "0.3 s"),
+    ]
+
+
+def cooling(rounds: int, trials: int) -> list[tuple[str, str, str]]:
+    """Consolidation against a plain pyarrow write."""
+    with tempfile.TemporaryDirectory(dir=ROOT / "runs") as folder:
+        script("engine.py", "--trials", trials, "--keep", folder)
+        rows = [script("cooling.py", f"{folder}/v1.0_walk", "--folder", folder, "--times", 1) for _ in range(rounds)]
+    plain, ours = middle(rows, "plain"), middle(rows, "ours")
+    return [("consolidation / plain pyarrow write", f"{plain / ours:.2f} ({ours:.2f} s / {plain:.2f} s)", "0.7")]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--trials", type=int, default=TRIALS)
+    given = parser.parse_args()
+    (ROOT / "runs").mkdir(exist_ok=True)
+    rows, details = throughput(given.rounds, given.trials)
+    rows += cooling(min(given.rounds, 3), given.trials)
+    rows += planning()
+    rows += looking()
+    width = max(len(name) for name, _, _ in rows)
+    print(f"{'figure':{width}}  {'measured':32}  must reach")
+    for name, value, limit in rows:
+        print(f"{name:{width}}  {value:32}  {limit}")
+    (ROOT / "bench-details.json").write_text(json.dumps(details, indent=1))
+
+
+if __name__ == "__main__":
+    main()
