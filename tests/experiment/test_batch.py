@@ -17,7 +17,7 @@ import pytest
 
 from experiment.lab import Lab, inputs_of, outcomes
 from staffa.errors import PluginError
-from staffa.experiment.batch import Carried, Performer, checkpoint, choose_width, restored
+from staffa.experiment.batch import Carried, Performer, _first_line, checkpoint, choose_width, restored
 from staffa.experiment.perform import Spec
 from staffa.experiment.protocol import Output, Sampling, Schema
 from staffa.storage import checkpoints
@@ -114,13 +114,26 @@ def test_guilty_lanes_are_found_and_the_healthy_lose_nothing(
     for after in (run.after[2], run.after[3]):
         assert outcomes(after.outcomes) == ["raised" if lane in guilty else "ok" for lane in range(ROWS)]
         assert set(after.messages) == set(guilty)
-        assert all("scale 500 is too large" in text for text in after.messages.values())
+        assert set(after.messages.values()) == {"ValueError: scale 500 is too large"}
     assert run.equals(healthy, others(), 0) is False and run.equals(healthy, others(*guilty), 0)
     for segment in (1, 2):
         assert run.equals(healthy, others(*guilty), segment), f"segment {segment}"
         for name, values in run.segments[segment].items():  # nothing of the guilty is left to be seen
             fill = np.isnan(values) if values.dtype.kind == "f" else values == 0
             assert fill[list(guilty)].all(), name
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("bad\n value"), "bad"),
+        (ValueError(), "ValueError"),
+        (RuntimeError('INTERNAL: Traceback:\n  File "m.py", line 1, in f\n    1 / 0\nOdd: why\nso'), "Odd: why"),
+        (RuntimeError("x" * 1000), "x" * 300),
+    ],
+)
+def test_a_message_is_the_line_that_says_why(error: Exception, line: str) -> None:
+    assert _first_line(error) == line
 
 
 def test_when_every_lane_raises_nothing_is_recorded_and_nothing_hangs(lab: Lab, spec: Spec) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -97,8 +98,12 @@ def local_pool(
 ) -> Iterator[Pool]:
     """A cluster of processes on this machine, one for each core unless said otherwise."""
     security = secured(credentials(workspace.secrets, _certificates))
-    address = f"127.0.0.1:{port}" if dashboard else None
-    with dask.config.set({**SETTINGS, "distributed.nanny.pre-spawn-environ": environment}), _quiet(workspace):
+    # Without a dashboard Dask still serves health and metrics: on a free port, loopback too.
+    address = f"127.0.0.1:{port if dashboard else 0}"
+    settings = {**SETTINGS, "distributed.nanny.pre-spawn-environ": environment}
+    with dask.config.set(settings), _quiet(workspace), warnings.catch_warnings():
+        # A taken port is not worth a warning: the next free one is used, and its link is shown.
+        warnings.filterwarnings("ignore", "Port .* is already in use")
         try:
             cluster = LocalCluster(
                 n_workers=workers,
@@ -108,7 +113,7 @@ def local_pool(
                 protocol="tls://",
                 security=security,
                 dashboard_address=address,
-                worker_dashboard_address=None,
+                worker_dashboard_address="127.0.0.1:0",
                 memory_limit=memory or "auto",
                 silence_logs=logging.CRITICAL,
                 env=environment,

@@ -35,9 +35,8 @@ class StartMark:
     """The start mark of this process, with the watchdog of `execution.timeout`."""
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
-        self._file = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o644)
+        self._file = -1
         self._deadline: float | None = None
         self._open = b""
         self._changed = threading.Condition()
@@ -46,6 +45,7 @@ class StartMark:
     @contextlib.contextmanager
     def on(self, batch: str, attempt: int, lanes: Sequence[int], timeout: float | None) -> Iterator[None]:
         """Hold the mark while the device computes `lanes` of a batch."""
+        self._ensure()
         content = {"batch": batch, "attempt": attempt, "lanes": spans(lanes), "timed_out": False}
         self._write(json.dumps(content).encode())
         self._arm(timeout)
@@ -54,6 +54,15 @@ class StartMark:
         finally:
             self._arm(None)
             self._write(b"")
+
+    def _ensure(self) -> None:
+        """Open the file; again if a finished run has swept it away under a worker that lives on."""
+        if self._file >= 0 and os.fstat(self._file).st_nlink:
+            return
+        if self._file >= 0:
+            os.close(self._file)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = os.open(self.path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o644)
 
     def _write(self, data: bytes) -> None:
         self._open = data

@@ -11,6 +11,7 @@ import functools
 import errno
 import queue
 import random
+import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -657,7 +658,13 @@ class Runner:
             return self._ended(self.stop.reason)
         if self.config.archive.every != "off":
             self._disk(lambda: self.archive.failed(self.ledger.books))
+        self._sweep()
         return self._ended("finished")
+
+    def _sweep(self) -> None:
+        """Scratch arrays and start marks serve only batches in flight, and none is left."""
+        for folder in self.workspace.transient:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _ended(self, reason: str) -> Ended:
         self._tick()

@@ -315,10 +315,11 @@ def _blank(carried: Carried) -> None:
 
 
 def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    own = [line for line in lines if line.startswith(("ValueError", "RuntimeError", "AssertionError"))]
-    return (own or lines or [type(error).__name__])[-1 if own else 0][:300]
+    """What went wrong in one line; of an error that comes with a traceback, the line below its last frame."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    frames = [number for number, line in enumerate(lines) if line.startswith('  File "')]
+    said = [line for line in lines[frames[-1] + 1 if frames else 0 :] if not (frames and line.startswith(" "))]
+    return (said or [type(error).__name__])[0].strip()[:300]
 
 
 @contextlib.contextmanager

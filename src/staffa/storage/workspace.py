@@ -155,6 +155,11 @@ class Workspace:
         return self.state / "started" / f"{_file_name(worker)}.json"
 
     @property
+    def transient(self) -> tuple[Path, ...]:
+        """Folders of use only while batches are in flight."""
+        return self.state / "scratch", self.state / "started"
+
+    @property
     def archive(self) -> Path:
         return self.root / "archive"
 
