@@ -29,9 +29,9 @@ class Outcome(enum.IntEnum):
     MISSING = 0
     """Nothing was committed (the array's fill value)."""
     OK = 1
-    """Data stand in the store and every floating-point output is finite."""
+    """Data stand in the store and hold no NaN."""
     NAN = 2
-    """Data stand in the store and hold a NaN or an infinity."""
+    """Data stand in the store and hold a NaN (an infinity may be a legitimate value)."""
     RAISED = 3
     """The experiment raised; no data."""
     TIMEOUT = 4

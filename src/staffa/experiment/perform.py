@@ -68,17 +68,13 @@ class Lane:
         key = self._stream(seed, words, INITIALIZE)
         return jax.tree.map(_array, self.experiment.initialize(key, self._params(params)))
 
-    def adapt(
-        self, seed: Any, words: Any, params: Mapping[str, Any], state: Any, first: Any, last: Any
-    ) -> Any:
+    def adapt(self, seed: Any, words: Any, params: Mapping[str, Any], state: Any, first: Any, last: Any) -> Any:
         """Warm-up calls `first` to `last`."""
         stream, values = self._stream(seed, words, ADAPT), self._params(params)
         adapt = self.experiment.adapt  # type: ignore[attr-defined]
         return lax.fori_loop(first, last, lambda i, s: adapt(_fold(stream, i), s, values), state)
 
-    def discard(
-        self, seed: Any, words: Any, params: Mapping[str, Any], state: Any, first: Any, last: Any
-    ) -> Any:
+    def discard(self, seed: Any, words: Any, params: Mapping[str, Any], state: Any, first: Any, last: Any) -> Any:
         """Steps `first` to `last` without recording."""
         stream, values = self._stream(seed, words, STEP), self._params(params)
         return lax.fori_loop(first, last, lambda i, s: self._step(stream, i, s, values)[0], state)
@@ -142,14 +138,10 @@ class Program:
     def initialize(self, seed: int, words: Any, params: Mapping[str, Any]) -> Any:
         return self._call("initialize", np.uint32(seed), words, params)
 
-    def adapt(
-        self, seed: int, words: Any, params: Mapping[str, Any], state: Any, first: int, last: int
-    ) -> Any:
+    def adapt(self, seed: int, words: Any, params: Mapping[str, Any], state: Any, first: int, last: int) -> Any:
         return self._call("adapt", np.uint32(seed), words, params, state, np.uint32(first), np.uint32(last))
 
-    def discard(
-        self, seed: int, words: Any, params: Mapping[str, Any], state: Any, first: int, last: int
-    ) -> Any:
+    def discard(self, seed: int, words: Any, params: Mapping[str, Any], state: Any, first: int, last: int) -> Any:
         return self._call("discard", np.uint32(seed), words, params, state, np.uint32(first), np.uint32(last))
 
     def sample(self, seed: int, words: Any, params: Mapping[str, Any], state: Any, draw: int) -> Any:
@@ -172,9 +164,7 @@ class Program:
             if name not in self._compiled:
                 started = time.perf_counter()
                 shapes = self._shapes(name)
-                self._compiled[name] = self._traced(
-                    lambda: jax.jit(self._over_lanes(name)).lower(*shapes).compile()
-                )
+                self._compiled[name] = self._traced(lambda: jax.jit(self._over_lanes(name)).lower(*shapes).compile())
                 self.compile_seconds += time.perf_counter() - started
             return self._compiled[name]
 

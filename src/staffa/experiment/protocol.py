@@ -19,10 +19,23 @@ from staffa.errors import near
 
 Vectorize = Literal["vmap", "map", "off"]
 
-RESERVED = frozenset({
-    "trial", "replicate", "chain", "draw", "outcome", "sampler", "item", "group", "batch",
-    "status", "seconds", "checksum", "identity",
-})
+RESERVED = frozenset(
+    {
+        "trial",
+        "replicate",
+        "chain",
+        "draw",
+        "outcome",
+        "sampler",
+        "item",
+        "group",
+        "batch",
+        "status",
+        "seconds",
+        "checksum",
+        "identity",
+    }
+)
 """Names of columns of the archive and arrays of the hot store that Staffa uses itself."""
 
 RESERVED_PARAMETERS = RESERVED | {"attempts", "node", "message", "state"}

@@ -94,9 +94,7 @@ def build(block: Mapping[str, Any], directory: Path, field: str = "experiment") 
         raise PluginError(f"{field}.use: {text!r} is not a reference", "write it as model.py:Class")
     found = load_class(text, directory) if field == "experiment" else _load_object(text, directory)
     options = {
-        key: build(value, directory, f"{field}.{key}")
-        if isinstance(value, Mapping) and "use" in value
-        else value
+        key: build(value, directory, f"{field}.{key}") if isinstance(value, Mapping) and "use" in value else value
         for key, value in block.items()
         if key != "use"
     }
@@ -260,7 +258,8 @@ def _checked_options(found: Any, options: dict[str, Any], field: str) -> dict[st
             raise PluginError(
                 f"{field}.{name}: {getattr(found, '__name__', found)} has no option {name!r}", near(name, known)
             )
-    missing = [n for n, p in known.items() if p.default is p.empty and n not in options and p.kind is not p.VAR_POSITIONAL]
+    needed = (n for n, p in known.items() if p.default is p.empty and p.kind is not p.VAR_POSITIONAL)
+    missing = [name for name in needed if name not in options]
     if missing:
         raise PluginError(f"{field}.{missing[0]}: {getattr(found, '__name__', found)} needs this option")
     hints = _annotations(found)

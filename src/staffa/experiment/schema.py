@@ -26,9 +26,7 @@ def schema_of(
 
     Raises `PluginError` for axes and ragged outputs that do not fit together.
     """
-    outputs = tuple(
-        _output(experiment, name, shape, dtype, drawn) for name, (shape, dtype) in recorded.items()
-    )
+    outputs = tuple(_output(experiment, name, shape, dtype, drawn) for name, (shape, dtype) in recorded.items())
     _check_axes(experiment, outputs)
     _check_ragged(experiment, {output.name: output for output in outputs})
     coords = {axis: tuple(np.asarray(values).tolist()) for axis, values in experiment.coords.items()}
@@ -39,14 +37,10 @@ def schema_of(
 def check_outputs(experiment: Experiment, outputs: Mapping[str, Any]) -> None:
     """Refuse outputs that could not be stored and archived under their names."""
     if not outputs:
-        raise _refused(
-            experiment, f"{type(experiment).__name__}.step returns no outputs: there is nothing to record"
-        )
+        raise _refused(experiment, f"{type(experiment).__name__}.step returns no outputs: there is nothing to record")
     for name, value in outputs.items():
         if name in RESERVED:
-            raise _refused(
-                experiment, f"output {name!r} has the name of a column the archive uses itself", "rename it"
-            )
+            raise _refused(experiment, f"output {name!r} has the name of a column the archive uses itself", "rename it")
         if not all(word.isidentifier() for word in name.split(".")):
             raise _refused(experiment, f"output {name!r}: names are words such as energy", "rename it")
         if getattr(value.dtype, "kind", "V") not in "fiub":
@@ -60,9 +54,7 @@ def check_outputs(experiment: Experiment, outputs: Mapping[str, Any]) -> None:
 def flatten(outputs: Any, prefix: str = "") -> dict[str, Any]:
     """Flatten nested dicts of outputs to dotted names."""
     if not isinstance(outputs, Mapping):
-        raise PluginError(
-            f"step must return (state, dict of outputs), not {type(outputs).__name__} for the outputs"
-        )
+        raise PluginError(f"step must return (state, dict of outputs), not {type(outputs).__name__} for the outputs")
     flat: dict[str, Any] = {}
     for name, value in outputs.items():
         if isinstance(value, Mapping):
@@ -77,16 +69,12 @@ def has_chains(experiment: Experiment, name: str) -> bool:
     return tuple(experiment.dims.get(name, ()))[:1] == ("chain",)
 
 
-def _output(
-    experiment: Experiment, name: str, shape: tuple[int, ...], dtype: np.dtype[Any], drawn: int
-) -> Output:
+def _output(experiment: Experiment, name: str, shape: tuple[int, ...], dtype: np.dtype[Any], drawn: int) -> Output:
     chained = has_chains(experiment, name)
     own, names = shape[drawn + chained :], tuple(experiment.dims.get(name, ()))[chained:]
     if len(shape) < drawn + chained or (names and len(names) != len(own)):
         given, axes = experiment.dims[name], len(shape) - drawn
-        raise _refused(
-            experiment, f"dims[{name!r}] = {given!r} names {len(given)} axes, but the output has {axes}"
-        )
+        raise _refused(experiment, f"dims[{name!r}] = {given!r} names {len(given)} axes, but the output has {axes}")
     if 0 in shape:
         raise _refused(experiment, f"output {name!r} is empty: its shape is {list(shape[drawn:])}")
     table, length = _ragged(experiment, name)
@@ -101,9 +89,7 @@ def _check_axes(experiment: Experiment, outputs: Iterable[Output]) -> None:
         twice = [axis for axis, count in Counter(output.dims).items() if count > 1]
         for axis in [*twice, *(axis for axis in output.dims if axis in ENGINE_DIMS)]:
             reason = "twice" if axis in twice else "but the engine adds that axis itself"
-            raise _refused(
-                experiment, f"dims[{output.name!r}] = {output.dims!r} names {axis!r} {reason}", "rename it"
-            )
+            raise _refused(experiment, f"dims[{output.name!r}] = {output.dims!r} names {axis!r} {reason}", "rename it")
         own = (
             *zip(output.dims, output.shape, strict=True),
             *((("chain", output.chains),) if output.chains else ()),
@@ -118,9 +104,7 @@ def _check_axes(experiment: Experiment, outputs: Iterable[Output]) -> None:
                 )
 
 
-def _check_coords(
-    experiment: Experiment, coords: Mapping[str, tuple[Any, ...]], outputs: Iterable[Output]
-) -> None:
+def _check_coords(experiment: Experiment, coords: Mapping[str, tuple[Any, ...]], outputs: Iterable[Output]) -> None:
     for output in outputs:
         if output.name in coords:
             raise _refused(experiment, f"{output.name!r} is an output and an axis in coords", "rename one")
@@ -145,15 +129,11 @@ def _check_ragged(experiment: Experiment, outputs: Mapping[str, Output]) -> None
             raise _refused(experiment, f"{place}: the archive cannot have a table of this name", "rename it")
         counter = outputs[length]
         if counter.table or counter.shape or np.dtype(counter.dtype).kind not in "iu":
-            raise _refused(
-                experiment, f"{place} = {length!r}: the length is one integer a draw, outside the table"
-            )
+            raise _refused(experiment, f"{place} = {length!r}: the length is one integer a draw, outside the table")
         firsts = {output.shape[:1] for output in members}
         if len(firsts) != 1 or () in firsts:
             shapes = {output.name: list(output.shape) for output in members}
-            raise _refused(
-                experiment, f"{place}: its outputs need one common padded first axis, not {shapes}"
-            )
+            raise _refused(experiment, f"{place}: its outputs need one common padded first axis, not {shapes}")
 
 
 def _ragged(experiment: Experiment, name: str) -> tuple[str, str]:

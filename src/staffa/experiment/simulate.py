@@ -27,9 +27,7 @@ Row = npt.NDArray[Any]
 Values = Mapping[str, Any]
 
 
-def pilot(
-    experiment: Experiment, seed: int, words: Row, params: Values, sampling: Sampling, directory: Path
-) -> Schema:
+def pilot(experiment: Experiment, seed: int, words: Row, params: Values, sampling: Sampling, directory: Path) -> Schema:
     """Run one trial to learn the shapes of its outputs, and how long it takes."""
     started = time.perf_counter()
     with importing_from(directory), user_code(directory, type(experiment).__name__):
@@ -43,9 +41,7 @@ def pilot(
     return replace(schema, pilot_seconds=time.perf_counter() - started)
 
 
-def one_trial(
-    experiment: Experiment, seed: int, words: Row, params: Values, sampling: Sampling
-) -> dict[str, Row]:
+def one_trial(experiment: Experiment, seed: int, words: Row, params: Values, sampling: Sampling) -> dict[str, Row]:
     """Perform one trial: outputs with a draw axis, or without where no draws are asked for."""
 
     def key(stream: int, index: int) -> np.random.SeedSequence:
@@ -109,26 +105,27 @@ class Loop:
     def _perform(self, lane: int) -> None:
         try:
             with importing_from(self.directory):
-                recorded = one_trial(
-                    self.experiment, self.seed, self.words[lane], self.params[lane], self.sampling
-                )
-            for name, buffer in self.outputs.items():
-                buffer[lane] = _fitted(name, recorded, buffer)
-        except Exception as error:
+                recorded = one_trial(self.experiment, self.seed, self.words[lane], self.params[lane], self.sampling)
+            _check_fit(recorded, self.outputs)
+        except (Exception, SystemExit) as error:  # `sys.exit` in a script must not end the worker
             self.outcomes[lane] = Outcome.RAISED
             self.messages[lane] = f"{type(error).__name__}: {error}"[:300]
             return
+        for name, buffer in self.outputs.items():
+            buffer[lane] = recorded[name]
         floats = [b[lane] for b in self.outputs.values() if np.issubdtype(b.dtype, np.inexact)]
         bad = any(bool(np.isnan(value).any()) for value in floats)
         self.outcomes[lane] = Outcome.NAN if bad else Outcome.OK
 
 
-def _fitted(name: str, recorded: Mapping[str, Row], buffer: Row) -> Row:
-    if name not in recorded:
-        raise PluginError(f"output {name!r} is missing, which the pilot trial had")
-    value = recorded[name]
-    if value.shape != buffer.shape[1:]:
-        raise PluginError(
-            f"output {name!r} has shape {value.shape}, the pilot trial's had {buffer.shape[1:]}"
-        )
-    return value
+def _check_fit(recorded: Mapping[str, Row], buffers: Mapping[str, Row]) -> None:
+    """Refuse outputs that differ from the pilot trial's: nothing is cut off, rounded or dropped in silence."""
+    for name in sorted(recorded.keys() ^ buffers.keys()):
+        has, lacks = ("this trial", "the pilot trial") if name in recorded else ("the pilot trial", "this trial")
+        raise PluginError(f"output {name!r} is recorded by {has}, but not by {lacks}")
+    for name, buffer in buffers.items():
+        value = recorded[name]
+        if value.shape != buffer.shape[1:]:
+            raise PluginError(f"output {name!r} has shape {value.shape}, the pilot trial's had {buffer.shape[1:]}")
+        if not np.can_cast(value.dtype, buffer.dtype, "same_kind"):
+            raise PluginError(f"output {name!r} has dtype {value.dtype}, the pilot trial's had {buffer.dtype}")

@@ -65,7 +65,7 @@ class Books:
     - `flying`: batches issued and not heard of since, with their worker.
     - `segments`: batches that yielded, with the segment to carry on from.
     - `failures`, `losses`: what went wrong, in order, per trial and per batch.
-    - `nan`: trials whose data hold a NaN or an infinity.
+    - `nan`: trials whose data hold a NaN.
     - `states`: trials (or whole batches) that are out of the race: `quarantined`, `cancelled`.
     - `retries`: planned and not yet issued, per batch: the event's `lanes`, `attempt`, `due`.
     - `parts`: sealed parts by name: the event's `rows`, `trials`, `bytes`, `seconds`.
