@@ -514,7 +514,10 @@ def _counted(workspace: Workspace) -> dict[str, Any]:
     from staffa.execution.prepare import load_plan, open_stores
     from staffa.execution.runner import counted
 
-    return counted(load_plan(workspace), open_stores(workspace, load_plan(workspace)))
+    found = load_plan(workspace)
+    # Supplements are called `part-00007-s1`: they belong to a part that counts already.
+    sealed = sum(1 for path in workspace.trials_archive.glob("part-*.parquet") if path.stem.count("-") == 1)
+    return {**counted(found, open_stores(workspace, found)), "sealed": sealed}
 
 
 def _numbered(found: Any, batch: int) -> tuple[int, int]:

@@ -81,8 +81,8 @@ def plan(
 
 @app.command()
 def run(
-    campaign: CampaignFile, set_: Set = None, cluster: Cluster = None, profile: Profile = None, allow_dirty: Dirty = False,
-    accept_code_change: Accept = False, as_json: Json = False, debug: Debug = False,
+    campaign: CampaignFile, set_: Set = None, cluster: Cluster = None, profile: Profile = None,
+    allow_dirty: Dirty = False, accept_code_change: Accept = False, as_json: Json = False, debug: Debug = False,
 ) -> None:
     """Run a campaign, or resume it where it stands."""
     from staffa import api
@@ -125,7 +125,8 @@ def status(run: RunFolder, as_json: Json = False, debug: Debug = False) -> None:
 
 @app.command()
 def watch(
-    run: RunFolder, interval: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="How often to look.")] = 2.0,
+    run: RunFolder,
+    interval: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="How often to look.")] = 2.0,
     as_json: Json = False, debug: Debug = False,
 ) -> None:
     """Follow a campaign until its driver ends.
@@ -136,8 +137,9 @@ def watch(
     from staffa.views import live, report
 
     found = api.status(run)
+    progress = _progress(as_json or not found["live"])
     try:
-        with live.follow(found["figures"]["trials"], run, None if found["live"] and not as_json else False, interval) as listen:
+        with live.follow(found["figures"]["trials"], run, progress, interval) as listen:
             for found in api.watch(run, interval):
                 listen({"event": "figures", **found["figures"]})
                 if as_json:
@@ -268,8 +270,8 @@ def _ended(root: Path, as_json: bool, drive: Callable[[], Run]) -> None:
     raise typer.Exit(code)
 
 
-def _progress(as_json: bool) -> bool | None:
-    return False if as_json else None
+def _progress(silent: bool) -> bool | None:
+    return False if silent else None
 
 
 def _write(text: str) -> None:
@@ -316,7 +318,8 @@ def _complaint(error: BaseException, words: Sequence[str]) -> tuple[int, str, st
     if isinstance(error, StaffaError):
         return error.exit_code, error.message, error.hint
     if isinstance(error, _Interrupted):
-        return INTERRUPTED, "interrupted; whatever is committed is kept", f"staffa resume {shlex.quote(str(error.root))}"
+        again = f"staffa resume {shlex.quote(str(error.root))}"
+        return INTERRUPTED, "interrupted; whatever is committed is kept", again
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         return INTERRUPTED, "interrupted", ""
     if hasattr(error, "format_message"):
@@ -335,7 +338,7 @@ def _usage_hint(error: Any) -> str:
     path = context.command_path if context is not None else "staffa"
     message = str(error.format_message())
     commands = getattr(getattr(context, "command", None), "commands", None)
-    if commands and "No such command" in message:
+    if commands and "No such command" in message and "Did you mean" not in message:
         return near(message.split("'")[1], commands)
     return f"{path} --help"
 

@@ -14,12 +14,14 @@ HERE = Path(__file__).parent
 
 
 class Meter:
-    """A listener that reads the clocks of driver and workers at the first and at every later commit."""
+    """A listener that reads the clocks of driver and workers at the first and at the last commit."""
 
-    def __init__(self) -> None:
+    def __init__(self, trials: int) -> None:
+        self.all = trials
         self.began = time.time()
         self.first = self.last = None
         self.trials = 0
+        self.settled = 0
         self.tasks: dict[str, float] = {}
         self.compiles: dict[int, int] = {}
 
@@ -27,14 +29,16 @@ class Meter:
         if event["event"] != "batch_settled":
             return
         self.compiles[event["pid"]] = self.compiles.get(event["pid"], 0) + event["compiles"]
-        now = (time.time(), cpu_seconds())
+        count = sum(event["outcomes"].values())
+        self.settled += count
         if self.first is None:
-            self.first = now
-        else:
-            self.trials += sum(event["outcomes"].values())
-            for kind, seconds in event["cpu"].items():
-                self.tasks[kind] = self.tasks.get(kind, 0.0) + seconds
-        self.last = now
+            self.first = (time.time(), cpu_seconds())
+            return
+        self.trials += count
+        for kind, seconds in event["cpu"].items():
+            self.tasks[kind] = self.tasks.get(kind, 0.0) + seconds
+        if self.settled == self.all:
+            self.last = (time.time(), cpu_seconds())
 
 
 def cpu_seconds() -> dict[str, float]:
@@ -62,7 +66,7 @@ def measure(trials: int, batch: str = "auto", workers: int = 2, keep: Path | Non
     import staffa
 
     folder = keep or Path(tempfile.mkdtemp(prefix="staffa-bench-", dir=HERE.parents[1] / "runs"))
-    meter = Meter()
+    meter = Meter(trials)
     settings = [
         f"storage.root={folder}",
         f"execution.batch={batch}",

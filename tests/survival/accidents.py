@@ -65,6 +65,9 @@ class Driver:
         try:
             return self.process.wait(timeout)
         except subprocess.TimeoutExpired:
+            # It writes down where all its threads are.
+            os.kill(self.pid, signal.SIGUSR1)
+            time.sleep(1)
             self.end()
             pytest.fail(f"the driver did not end in {timeout:.0f} s; it said:\n{self.said}")
 

@@ -3,6 +3,8 @@
 Ends with the exit codes the command line has; 70 for an error that nobody foresaw.
 """
 
+import faulthandler
+import signal
 import sys
 import traceback
 
@@ -10,6 +12,7 @@ import traceback
 def main(arguments):
     import trap
 
+    faulthandler.register(signal.SIGUSR1)
     trap.install("driver")
     import staffa
     from staffa.errors import StaffaError

@@ -24,7 +24,7 @@ from staffa.campaign.frozen import render
 from staffa.campaign.layers import DEFAULT, Node, Origin, Tree, from_python, merge, origins, planted, values
 from staffa.campaign.model import CampaignConfig, ProfileConfig
 from staffa.campaign.reading import read_file, read_text
-from staffa.errors import ConfigError, near
+from staffa.errors import ConfigError, StaffaError, near
 from staffa.trial import canonical
 
 __all__ = [
@@ -45,6 +45,7 @@ __all__ = [
 
 Row: TypeAlias = tuple[str, Any, Origin]
 Model = TypeVar("Model", bound=BaseModel)
+Refusal = TypeVar("Refusal", bound=StaffaError)
 
 CLUSTER_SECTIONS = ("cluster", "execution", "storage")
 """What a cluster config may hold: a machine has a say in how work is done, never in what is computed."""
@@ -78,11 +79,11 @@ class Declaration:
         around = (path[:end] for end in sorted(ends, reverse=True))
         return next((self.origins[name] for name in around if name in self.origins), DEFAULT)
 
-    def located(self, error: ConfigError) -> ConfigError:
+    def located(self, error: Refusal) -> Refusal:
         """The same error with file and line in front, for complaints that begin with a dotted path."""
         match = re.match(r"[\w.\[\]]+", error.message)
         origin = self.where(match[0].rstrip(".")) if match else DEFAULT
-        return error if origin == DEFAULT else ConfigError(f"{origin}: {error.message}", error.hint)
+        return error if origin == DEFAULT else type(error)(f"{origin}: {error.message}", error.hint)
 
 
 def load(

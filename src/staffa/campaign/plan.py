@@ -25,14 +25,15 @@ from staffa.experiment.protocol import RESERVED, Output, Sampling, Schema
 from staffa.trial import Scalar, canonical, experiment_text
 
 BATCH_BYTES = 8 << 20
-BATCH_TRIALS = 2048
-"""A batch is as many trials as fill 8 MiB, 2,048 at most: the size at which the cost of a task,
-a receipt and a handful of files is spread thin (DESIGN section 7)."""
+BATCH_TRIALS = 1536
+"""A batch is as many trials as fill 8 MiB, 1,536 at most: the size at which the cost of a task,
+a receipt and a handful of files is spread thin. Sizes are 3 x 2**k, so that both powers of two and
+three times such are widths that divide them."""
 FEWEST_BATCHES = 16
 SMALLEST_BATCH = 64
 """Small campaigns get smaller batches, so that there is work for several workers and something
 to see on the way; below 64 trials the files per trial would outweigh it."""
-PLAIN_BATCH = 512
+PLAIN_BATCH = 768
 """Trials of a batch of plain Python experiments: bounds files per trial, whatever a trial takes."""
 PLAIN_SECONDS = 300.0
 """… unless the pilot trial says that such a batch would take longer than this."""
@@ -474,13 +475,11 @@ def _check_outputs(groups: Sequence[Group], trials: Points) -> None:
 
 
 def _with_batch(config: CampaignConfig, group: Group, schema: Schema, total: int) -> Group:
-    asked = config.execution.batch
+    asked, width = config.execution.batch, config.execution.width
     size = int(asked) if asked != "auto" else _auto_batch(group, schema, config.sampling.draws, total)
-    if asked == "auto" and config.execution.width != "auto":
-        size = math.ceil(size / int(config.execution.width)) * int(config.execution.width)
     whole = 1 << max(group.trials - 1, 0).bit_length()
-    if config.execution.width != "auto":
-        whole = max(whole, int(config.execution.width))
+    if width != "auto":
+        size, whole = (math.ceil(count / int(width)) * int(width) for count in (size, whole))
     return replace(group, batch=min(size, whole))
 
 
@@ -490,10 +489,15 @@ def _auto_batch(group: Group, schema: Schema, draws: int | None, total: int) -> 
         size = min(size, PLAIN_BATCH)
         if schema.pilot_seconds:
             size = min(size, max(int(PLAIN_SECONDS / schema.pilot_seconds), 1))
-    size = 1 << (size.bit_length() - 1)
-    while size > SMALLEST_BATCH and total < FEWEST_BATCHES * size:
+    size = _rounded(size)
+    while size // 2 >= SMALLEST_BATCH and total < FEWEST_BATCHES * size:
         size //= 2
     return size
+
+
+def _rounded(size: int) -> int:
+    """The largest 3 x 2**k that is not above `size`."""
+    return 3 << ((size // 3).bit_length() - 1) if size >= 3 else size
 
 
 def _check_modes(config: CampaignConfig, groups: Sequence[Group], sampling: Sampling) -> None:

@@ -78,7 +78,7 @@ class Space:
     def _count(self) -> int:
         count = math.prod(map(self._product.count, self._product.tied()))
         if count == 0:
-            raise ConfigError("space: no point is left, `exclude` drops them all")
+            raise ConfigError("space: no point is left, `exclude` drops them all", "loosen a condition of `exclude`")
         if count > sys.maxsize:
             raise ConfigError(f"space: {count:.2e} points", "this is more than anything can hold")
         return count

@@ -19,7 +19,7 @@ import numpy as np
 
 from staffa.campaign.config import Declaration, difference, dump, load_frozen
 from staffa.campaign.plan import Group, Plan, Rows, bytes_per_trial, group_parameters, unfold
-from staffa.errors import ConfigError, StaffaError, WorkspaceError
+from staffa.errors import ConfigError, PluginError, WorkspaceError
 from staffa.execution.reduce import array_layout
 from staffa.execution.work import spec_of
 from staffa.experiment.protocol import Experiment, Sampling, Schema
@@ -297,7 +297,5 @@ def _located(declaration: Declaration) -> Iterator[None]:
     """Put file and line in front of what other rooms complain about."""
     try:
         yield
-    except ConfigError as error:
+    except (ConfigError, PluginError) as error:
         raise declaration.located(error) from None
-    except StaffaError:
-        raise

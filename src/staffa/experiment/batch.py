@@ -28,9 +28,11 @@ Guard = Callable[[list[int]], contextlib.AbstractContextManager[None]]
 """Entered around each call of the device with the lanes it computes: the start mark and the timeout."""
 
 Row = npt.NDArray[Any]
-CPU_WIDTH = 128
-"""Lanes of a call on the CPU: measured on the walk of the benchmarks, core-milliseconds a trial are
-0.40 at 32 lanes, 0.32 at 64, 0.28 at 128, 0.35 at 256, 0.42 at 1,024."""
+CPU_WIDTHS = (128, 384)
+CPU_STATE = 16 << 10
+"""Lanes of a call on the CPU: as many as keep their state within 16 KiB, in these bounds. Measured on
+the walk of the benchmarks (40 bytes of state), core-milliseconds a trial are 0.24 at 64 lanes, 0.20 at
+128, 0.18 at 256, 0.165 at 384, and 0.28 from 448 on, however much is recorded."""
 PROBES = 8
 """Pieces a suspicious slice is divided into while looking for a lane that kills its process."""
 
@@ -274,19 +276,16 @@ def restored(arrays: Mapping[str, Row], messages: Mapping[int, str], inputs: Inp
 def choose_width(batch: int, schema: Schema, sampling_draws: int, itemsizes: Mapping[str, int]) -> int:
     """The lanes of one call: what fits the device with room to spare, and divides the batch.
 
-    On the CPU the cache decides (`CPU_WIDTH`); on an accelerator half of its memory is planned
+    On the CPU the cache decides (`CPU_STATE`); on an accelerator half of its memory is planned
     for, with four copies of what a lane carries and records.
     """
     device = jax.local_devices()[0]
     stats = device.memory_stats() or {}
-    limit = CPU_WIDTH
+    limit = min(max(CPU_STATE // max(schema.state_bytes, 1), CPU_WIDTHS[0]), CPU_WIDTHS[1])
     if device.platform != "cpu" and "bytes_limit" in stats:
         recorded = sum(output.size * itemsizes[output.name] for output in schema.outputs) * max(sampling_draws, 1)
         limit = int(stats["bytes_limit"] // 2 // max(4 * (recorded + schema.state_bytes), 1))
-    width = batch
-    while width > max(limit, 1) and width % 2 == 0:
-        width //= 2
-    return width
+    return max(width for width in range(1, batch + 1) if batch % width == 0 and (width <= limit or width == 1))
 
 
 def _joined(first: int, found: list[tuple[list[int], Any]], before: Any) -> Any:

@@ -13,11 +13,13 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import inspect
+import os
 import sys
+import sysconfig
 import threading
 import traceback
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -27,6 +29,8 @@ from staffa.errors import PluginError, near
 from staffa.experiment.protocol import Experiment
 
 ENTRY_POINTS = "staffa.experiments"
+NEIGHBOURS = "__staffa_neighbours__"
+"""Where a module keeps the digests of the files it imported from its own folder."""
 _IMPORTING = threading.RLock()
 
 
@@ -105,20 +109,50 @@ def build(block: Mapping[str, Any], directory: Path, field: str = "experiment") 
 
 @contextlib.contextmanager
 def importing_from(directory: Path) -> Iterator[None]:
-    """Let user code import its neighbours; they do not stay behind in `sys.modules`."""
+    """Let user code import its neighbours, and only them: none stays behind in `sys.modules`.
+
+    What another copy of the workflow left there under the same name (a notebook's `import model`,
+    the source folder of a snapshot) is put aside meanwhile.
+    """
     with _IMPORTING:
-        path = str(directory)
+        path, writes = str(directory), sys.dont_write_bytecode
+        aside = {name: sys.modules.pop(name) for name in _namesakes(directory)}
         before = set(sys.modules)
         sys.path.insert(0, path)
+        # Bytecode is matched by size and whole second: an edit at once after would go unseen.
+        sys.dont_write_bytecode = True
         try:
             yield
         finally:
+            sys.dont_write_bytecode = writes
             with contextlib.suppress(ValueError):
                 sys.path.remove(path)
-            for name in set(sys.modules) - before:
-                file = getattr(sys.modules[name], "__file__", None)
-                if file and file.startswith(path) and not name.startswith("_staffa_"):
-                    del sys.modules[name]
+            for name in _neighbours(directory, set(sys.modules) - before):
+                del sys.modules[name]
+            sys.modules.update(aside)
+
+
+def _neighbours(directory: Path, names: Iterable[str]) -> dict[str, str]:
+    """Those modules of the process that are files of the workflow: name -> file."""
+    found = {}
+    for name in names:
+        file = getattr(sys.modules[name], "__file__", None) or ""
+        if file.startswith(f"{directory}{os.sep}") and not name.startswith("_staffa_") and not _installed(file):
+            found[name] = file
+    return found
+
+
+def _namesakes(directory: Path) -> list[str]:
+    """Modules of the process that hide a neighbour of the same name."""
+    own = {path.stem for path in directory.iterdir() if path.suffix == ".py" or path.is_dir()} - {"staffa"}
+    files = {name: getattr(sys.modules.get(name), "__file__", None) for name in own}
+    tops = {name for name, file in files.items() if file and not _installed(file)}
+    return [name for name in sys.modules if name.partition(".")[0] in tops]
+
+
+def _installed(file: str) -> bool:
+    places = (sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+    return any(Path(file).is_relative_to(place) for place in places)
 
 
 @contextlib.contextmanager
@@ -208,23 +242,41 @@ def _load_entry_point(name: str) -> Any:
 def _import_file(path: Path, directory: Path) -> ModuleType:
     # The bytes are part of the name: an edited file is a new module, an unchanged one is not
     # executed twice (a second class object would be compiled a second time).
-    digest = hashlib.sha256(str(path.resolve()).encode() + path.read_bytes()).hexdigest()[:12]
+    source = path.read_bytes()
+    digest = hashlib.sha256(str(path.resolve()).encode() + source).hexdigest()[:12]
     name = f"_staffa_{digest}_{path.stem}"
     with _IMPORTING:
-        if name in sys.modules:
+        if name in sys.modules and _unchanged(sys.modules[name]):
             return sys.modules[name]
         spec = importlib.util.spec_from_file_location(name, path)
-        if spec is None or spec.loader is None:
+        if spec is None:
             raise PluginError(f"{path} is not a Python file")
         module = importlib.util.module_from_spec(spec)
+        before = sys.modules.get(name)
         sys.modules[name] = module
         try:
             with importing_from(directory), user_code(directory, path.name):
-                spec.loader.exec_module(module)
+                there = set(sys.modules)
+                exec(compile(source, str(path), "exec"), module.__dict__)
+                files = _neighbours(directory, set(sys.modules) - there).values()
+                module.__dict__[NEIGHBOURS] = {file: _digest(file) for file in files}
         except BaseException:
             del sys.modules[name]
+            if before is not None:
+                sys.modules[name] = before
             raise
         return module
+
+
+def _unchanged(module: ModuleType) -> bool:
+    """Whether the neighbours a module imported are still what they were."""
+    return all(_digest(file) == digest for file, digest in vars(module).get(NEIGHBOURS, {}).items())
+
+
+def _digest(file: str) -> str:
+    with contextlib.suppress(OSError):
+        return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    return ""
 
 
 def _check_methods(cls: type[Experiment]) -> None:

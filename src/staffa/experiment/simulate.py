@@ -94,18 +94,18 @@ class Loop:
 
     def run(self, lanes: Sequence[int], guard: Guard, progressed: Callable[[], None]) -> None:
         """Perform `lanes`, skipping those that have an outcome; `progressed` is called after each."""
-        for lane in lanes:
-            if self.outcomes[lane] == Outcome.MISSING:
-                started = time.perf_counter()
-                with guard([lane]):
-                    self._perform(lane)
-                self.trial_seconds[lane] = time.perf_counter() - started
-                progressed()
+        with importing_from(self.directory):
+            for lane in lanes:
+                if self.outcomes[lane] == Outcome.MISSING:
+                    started = time.perf_counter()
+                    with guard([lane]):
+                        self._perform(lane)
+                    self.trial_seconds[lane] = time.perf_counter() - started
+                    progressed()
 
     def _perform(self, lane: int) -> None:
         try:
-            with importing_from(self.directory):
-                recorded = one_trial(self.experiment, self.seed, self.words[lane], self.params[lane], self.sampling)
+            recorded = one_trial(self.experiment, self.seed, self.words[lane], self.params[lane], self.sampling)
             _check_fit(recorded, self.outputs)
         except (Exception, SystemExit) as error:  # `sys.exit` in a script must not end the worker
             self.outcomes[lane] = Outcome.RAISED

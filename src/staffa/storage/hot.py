@@ -87,9 +87,11 @@ class GroupLayout:
     @property
     def files(self) -> int:
         """Inodes of the complete store."""
-        arrays = len(self.arrays) + len(self.coords) + 6 + len(self.attributes.get("parameters", ()))
-        per_batch = len(self.arrays) * self.segments + 3
-        return 2 * arrays + 2 + self.batches * per_batch
+        marks, per_batch = 3, len(self.arrays) * self.segments + 3
+        axes = len(self.coords) + (self.draws is not None)
+        columns = 2 + len(self.attributes.get("parameters", ()))
+        folders = 1 + marks + len(self.arrays) + axes + columns  # each with its zarr.json
+        return 2 * folders + axes + columns * math.ceil(self.trials / PARAMETER_CHUNK) + self.batches * per_batch
 
     def shard(self, array: ArrayLayout) -> tuple[int, ...]:
         """Shape of the shard one batch writes of `array` in one segment."""
@@ -326,7 +328,7 @@ def _write_group(
         _create_output(path / array.name, layout, array)
     _create_marks(group, layout)
     _fill(group, "trial", np.asarray(digests, dtype=object), layout.rows, ("trial",), "str")
-    _fill(group, "identity", identity, layout.rows, ("trial", "word"), "uint32")
+    _fill(group, "identity", identity, layout.rows, ("trial", "identity_word"), "uint32")
     for name, values in columns.items():
         _fill(group, name, values, layout.rows, ("trial",), _zarr_type(values))
     if layout.draws is not None:
@@ -358,7 +360,7 @@ def _create_marks(group: Any, layout: GroupLayout) -> None:
         shape=(layout.batches, *shape),
         chunks=(1, *shape),
         dtype="uint32",
-        dimension_names=("batch", "segment", "output"),
+        dimension_names=("checksum_batch", "checksum_segment", "checksum_output"),
         **common,
     )
 
@@ -397,6 +399,7 @@ def _fill(group: Any, name: str, values: Row, rows: int, dims: tuple[str, ...], 
         dtype=dtype,
         dimension_names=dims,
         chunk_key_encoding={"name": "default", "separator": "."},
+        config={"write_empty_chunks": True},
     )
     if len(values):
         array[: len(values)] = values

@@ -159,8 +159,8 @@ def _settled(case: Case, event: Event) -> str:
 
 def _lost(case: Case, event: Event) -> str:
     charged = "counted as a failed attempt" if event.get("charged") else "not held against it"
-    lanes = event.get("lanes")
-    suspect = bool(lanes) and lanes[0] <= case.place.lane < lanes[1]
+    first, end = event.get("lanes") or (0, 0)
+    suspect = first <= case.place.lane < end
     also = "; the trial was on the device then" if suspect else ""
     return f"attempt {event['attempt']} of its batch was lost: {event['reason']} ({charged}{also})"
 
@@ -233,7 +233,8 @@ def _failed(case: Case, now: float) -> tuple[str, str, str]:
     due = f"in {span(wait)}" if wait else "now"
     if case.live:
         return "planned", f"{_last_failure(case)} It will be tried again {due}.", "staffa watch RUN"
-    return "planned", f"{_last_failure(case)} It waits to be tried again, but no driver is running.", "staffa resume RUN"
+    why = f"{_last_failure(case)} It waits to be tried again, but no driver is running."
+    return "planned", why, "staffa resume RUN"
 
 
 def _waiting(case: Case) -> tuple[str, str, str]:
@@ -241,7 +242,8 @@ def _waiting(case: Case) -> tuple[str, str, str]:
     if not case.live:
         return "planned", f"It has no data yet, and no driver is running.{trouble}", "staffa resume RUN"
     if case.books.condition:
-        return "planned", f"The driver is paused: {case.books.condition.get('paused', '')}.{trouble}", "staffa status RUN"
+        why = f"The driver is paused: {case.books.condition.get('paused', '')}.{trouble}"
+        return "planned", why, "staffa status RUN"
     return "planned", f"Its batch waits to be issued: others go first.{trouble}", "staffa watch RUN"
 
 

@@ -261,7 +261,7 @@ class RichDisplay:
         head = Table.grid(padding=(0, 2))
         head.add_row(self._bar, *(Text(found[name]) for name in ("percent", "trials", "rate", "eta") if name in found))
         rest = [found[name] for name in ("outcomes", "retrying", "parts", "paused") if name in found]
-        lines = [Text(self._title, style="bold"), head]
+        lines: list[Any] = [Text(self._title, style="bold"), head]
         if rest:
             lines.append(Text(", ".join(rest)))
         if self._figures.get("dashboard"):

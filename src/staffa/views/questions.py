@@ -41,20 +41,29 @@ def _view(connection: Any, results: Results, name: str) -> None:
     pattern = path if name == "failed" else path / "**" / "*.parquet"
     if not path.exists() or (name != "failed" and next(path.glob("**/*.parquet"), None) is None):
         connection.register(name, results.schema(name).empty_table())
-        return
-    hive = ""
-    if name not in ("trials", "failed") and results.partition.names:
-        types = ", ".join(f"{_quoted(field.name)}: {DUCK[field.type]}" for field in results.partition)
-        hive = f", hive_partitioning = true, hive_types = {{{types}}}"
-    source = f"read_parquet({_text(_literal(pattern))}, union_by_name = true{hive or ', hive_partitioning = false'})"
-    connection.execute(f"create view {_quoted(name)} as select * from {source}")
+    elif any(f"/{column}=" in str(path) for column in results.partition.names):
+        # DuckDB would take the value of a folder above the archive for the partition's.
+        connection.register(name, results.table(name).dataset)
+    else:
+        source = f"read_parquet({_text(_literal(pattern))}, union_by_name = true, {_hive(results, name)})"
+        connection.execute(f"create view {_quoted(name)} as select * from {source}")
+
+
+def _hive(results: Results, name: str) -> str:
+    """How DuckDB is to take the folders' names."""
+    if name in ("trials", "failed") or not results.partition.names:
+        return "hive_partitioning = false"
+    types = ", ".join(f"{_quoted(field.name)}: {DUCK[field.type]}" for field in results.partition)
+    return f"hive_partitioning = true, hive_types = {{{types}}}"
 
 
 def _shut(connection: Any, archive: Path) -> None:
     """Nothing but the archive can be read from here on, and nothing can be changed about that."""
     scratch = Path(tempfile.gettempdir()) / "staffa-queries"
     connection.execute(f"set temp_directory = {_text(str(scratch))}")
-    connection.execute(f"set allowed_directories = [{_text(str(archive))}]")
+    # The pattern is held against the list as it is written, what it finds as it is called.
+    allowed = {str(archive), _literal(archive)}
+    connection.execute(f"set allowed_directories = [{', '.join(_text(path) for path in sorted(allowed))}]")
     connection.execute("set enable_external_access = false")
     connection.execute("set lock_configuration = true")
 

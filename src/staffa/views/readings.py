@@ -17,7 +17,7 @@ def readings(figures: Mapping[str, Any]) -> dict[str, str]:
     trials, settled = int(figures.get("trials", 0)), int(figures.get("settled", 0))
     rate, eta = figures.get("rate") or 0.0, figures.get("eta")
     found = {"trials": f"{settled:,}/{trials:,} trials", "percent": f"{percent(settled, trials)} %"}
-    if rate and settled < trials:
+    if rate and settled < trials and not figures.get("stopping"):
         found["rate"] = f"{_figure(rate)} trials/s"
         found["eta"] = f"ETA {span(eta)}" if eta is not None else ""
     found["outcomes"] = outcomes(flagged(figures.get("outcomes") or {}))

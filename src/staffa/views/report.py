@@ -189,7 +189,7 @@ def status_sheet(status: Facts) -> Sheet:
         "trials": f"{settled:,} of {trials:,} settled ({percent(settled, trials)} %){speed}{eta}",
         "outcomes": outcomes(figures.get("outcomes", {})) or "none yet",
         "batches": _batches(figures),
-        "archive": f"{figures.get('sealed', status.get('parts', 0)):,} of {number(figures.get('parts', 0), 'part')} sealed",
+        "archive": f"{figures.get('sealed', 0):,} of {number(figures.get('parts', 0), 'part')} sealed",
         "quarantined": f"{status['quarantined']:,}" if status.get("quarantined") else "",
         "paused": str(status.get("paused") or ""),
         "dashboard": figures.get("dashboard", "") if status["live"] else "",
@@ -240,7 +240,9 @@ def _clock(at: float) -> str:
 
 def config_facts(rows: Iterable[Row]) -> list[dict[str, Any]]:
     """Every value of a declaration with where it came from."""
-    return [{"field": path, "value": value, "tier": origin.tier, "from": _origin(origin)} for path, value, origin in rows]
+    return [
+        {"field": path, "value": value, "tier": origin.tier, "from": _origin(origin)} for path, value, origin in rows
+    ]
 
 
 def config_sheet(facts: Sequence[Facts]) -> Sheet:

@@ -242,7 +242,7 @@ class Results:
             (plan, group) for plan in self._plans for group in plan.groups if self._label(plan, group.name) == name
         )
         path = self.workspace.group(plan.generation, group.name)
-        found = xarray.open_zarr(path, **options).drop_vars(["identity", "checksum"], errors="ignore")
+        found: xarray.Dataset = xarray.open_zarr(path, **options).drop_vars(["identity", "checksum"], errors="ignore")
         coordinates = [n for n in found.data_vars if n in ("status", "seconds")]
         # Rows past the last trial only fill up a shard.
         return found.set_coords(coordinates).isel(trial=slice(0, group.trials))
