@@ -6,6 +6,7 @@ The command line and notebooks call these and nothing else.
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 import time
@@ -16,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from staffa.campaign.config import Declaration, load_frozen
 from staffa.campaign.config import load as load_declaration
-from staffa.errors import ConfigError, WorkspaceError
+from staffa.errors import ClusterError, ConfigError, WorkspaceError
 from staffa.storage import control
+from staffa.storage.files import DISK
 from staffa.storage.lease import Lease, read_lease
 from staffa.storage.ledger import Ledger, history, read_summary
 from staffa.storage.workspace import Workspace
@@ -218,7 +220,7 @@ def retry(root: str | Path) -> dict[str, Any]:
     from staffa.execution.runner import failed_trials
 
     count = 0
-    with Lease.acquire(workspace.lease) as lease, Ledger.open(workspace, lease) as ledger:
+    with _driving(workspace) as lease, Ledger.open(workspace, lease) as ledger:
         for trial in failed_trials(open_stores(workspace, load_plan(workspace))):
             ledger.append({"event": "readmitted", "trial": trial})
             count += 1
@@ -363,9 +365,22 @@ def _planned(workspace: Workspace, declaration: Declaration, prepared: Prepared 
 @contextlib.contextmanager
 def _driving(workspace: Workspace) -> Iterator[Lease]:
     """Hold the lease of a workspace. A first plan is checked before: here folders are made."""
-    Workspace.create(workspace.root)
-    with Lease.acquire(workspace.lease) as lease:
-        yield lease
+    with _disk_told(workspace):
+        Workspace.create(workspace.root)
+        with Lease.acquire(workspace.lease) as lease:
+            yield lease
+
+
+@contextlib.contextmanager
+def _disk_told(workspace: Workspace) -> Iterator[None]:
+    """Turn a full or broken disk, where nobody waits for room, into an error that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        again = f"staffa resume {workspace.root}" if workspace.is_planned else "the same command again"
+        raise ClusterError(f"the disk fails: {error}", f"make room, then: {again}") from error
 
 
 def _drive(
@@ -415,16 +430,11 @@ def _drive(
         try:
             ended = runner.seal() if seal else runner.run()
         except BaseException as error:
+            interrupted = isinstance(error, KeyboardInterrupt)
+            reason = "interrupted" if interrupted else type(error).__name__
+            code = 130 if interrupted else getattr(error, "exit_code", 3)
             with contextlib.suppress(OSError):
-                ledger.append(
-                    {
-                        "event": "run_ended",
-                        "reason": type(error).__name__,
-                        "exit_code": 130
-                        if isinstance(error, KeyboardInterrupt)
-                        else getattr(error, "exit_code", 3),
-                    }
-                )
+                ledger.append({"event": "run_ended", "reason": reason, "exit_code": code})
             raise
         with contextlib.suppress(OSError):
             ledger.append({"event": "run_ended", "reason": ended.reason, "exit_code": ended.exit_code})
@@ -455,7 +465,14 @@ def _pool(workspace: Workspace, declaration: Declaration, client: Any) -> Iterat
                     port=config.cluster.dashboard_port,
                 )
             )
-        yield pool
+        try:
+            yield pool
+        except KeyboardInterrupt:
+            # Leaving at once: closing would wait for what is being computed.
+            for member in pool.members().values():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(member.pid, signal.SIGKILL)
+            raise
 
 
 @contextlib.contextmanager

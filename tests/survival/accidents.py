@@ -63,7 +63,9 @@ class Driver:
     def wait(self, timeout=PATIENCE):
         """The exit code."""
         try:
-            return self.process.wait(timeout)
+            code = self.process.wait(timeout)
+            assert "this is a bug" not in self.said, self.said
+            return code
         except subprocess.TimeoutExpired:
             # It writes down where all its threads are.
             os.kill(self.pid, signal.SIGUSR1)
@@ -139,6 +141,8 @@ class Lab:
 
     def start(self, verb, where, *words, prefix=(), **environment):
         added = [f"storage.root={self.runs}"] if verb in ("run", "graph", "oracle") else []
+        if verb == "run":
+            added = ["--set", *added]
         path = self.folder / "logs" / f"{len(self.drivers)}.txt"
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("STAFFA_")}
         driver = Driver([verb, str(where), *words, *added], path, {

@@ -1,54 +1,43 @@
-"""A driver process: `drive.py run CAMPAIGN [a.b=c …]`, `drive.py resume ROOT [--accept-code-change]`, ….
+"""A process of the laboratory: the command line with traps laid, or the campaign without any driver.
 
-Ends with the exit codes the command line has; 70 for an error that nobody foresaw.
+    drive.py run CAMPAIGN --set a.b=c …      drive.py resume ROOT …      (any word of the command line)
+    drive.py graph CAMPAIGN BATCH a.b=c      one batch's graph, computed right here
+    drive.py oracle CAMPAIGN a.b=c           all batches' graphs, then the archive
 """
 
 import faulthandler
 import signal
 import sys
-import traceback
 
 
-def main(arguments):
+def main(words):
     import trap
 
-    faulthandler.register(signal.SIGUSR1)
     trap.install("driver")
-    import staffa
-    from staffa.errors import StaffaError
+    faulthandler.register(signal.SIGUSR1)
+    if words[0] in ("graph", "oracle"):
+        import staffa
 
-    verb, where, *rest = arguments
-    accept = "--accept-code-change" in rest
-    overrides = [word for word in rest if not word.startswith("--")]
-    try:
-        if verb == "run":
-            run = staffa.run(where, set=overrides, progress=False, accept_code_change=accept)
-        elif verb == "resume":
-            run = staffa.resume(where, set=overrides, progress=False, accept_code_change=accept)
-        elif verb == "graph":
-            print(staffa.graph(staffa.load(where, set=overrides[1:]), batch=int(overrides[0])).compute(scheduler="synchronous"))
-            return 0
-        elif verb == "oracle":
-            return oracle(staffa.load(where, set=overrides))
-        else:
-            print(getattr(staffa, verb)(where))
-            return 0
-    except KeyboardInterrupt:
-        return 130
-    except StaffaError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    except BaseException:
-        traceback.print_exc()
-        return 70
-    print(run.ended)
-    return run.ended.exit_code
+        batch, *overrides = words[2:] if words[0] == "graph" else ["", *words[2:]]
+        campaign = staffa.load(words[1], set=overrides)
+        return compute(campaign, int(batch)) if words[0] == "graph" else oracle(campaign)
+    from staffa.cli import main
+
+    return main(words)
+
+
+def compute(campaign, batch):
+    import staffa
+
+    print(staffa.graph(campaign, batch=batch).compute(scheduler="synchronous"))
+    return 0
 
 
 def oracle(campaign):
     """The whole campaign without a driver: each batch's graph, then its parts, in one plain loop."""
-    import staffa
     from dask.utils import key_split
+
+    import staffa
 
     for batch in range(staffa.plan(campaign).plan.batches):
         graph = staffa.graph(campaign, batch=batch)

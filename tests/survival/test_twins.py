@@ -39,7 +39,7 @@ def test_a_stopped_writer_and_its_twin(lab, undisturbed, path):
 def test_damaged_shards(lab, undisturbed):
     """Torn, changed and vanished data are found when they are to be sealed, and computed again."""
     lab.campaign()
-    driver = lab.start("run", lab.workflow / "campaign.yaml", "archive.every=off")
+    driver = lab.start("run", lab.workflow / "campaign.yaml", "--set", "archive.every=off")
     assert driver.wait() == 0, driver.said
     assert not (lab.root / "archive").exists() or not list((lab.root / "archive").rglob("*.parquet"))
     store = lab.root / "hot" / "0" / "g0.zarr"
@@ -51,7 +51,7 @@ def test_damaged_shards(lab, undisturbed):
     os.truncate(store / "checksum" / "c.7.0.0", 3)
     os.truncate(store / "status" / "c.3", 1)
 
-    driver = lab.start("resume", lab.root, "archive.every={trials: 8}")
+    driver = lab.start("resume", lab.root, "--set", "archive.every={trials: 8}")
     assert driver.wait() == 0, driver.said
     found = {event["batch"] for event in lab.journal("batch_damaged")}
     assert found == {"g0/1", "g0/4", "g0/6", "g0/7"}

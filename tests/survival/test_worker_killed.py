@@ -3,7 +3,7 @@
 import os
 import signal
 
-from survival.accidents import assert_same, assert_whole, stores
+from survival.accidents import assert_same, assert_whole
 
 
 def kill(pid):

@@ -49,11 +49,11 @@ def _spring(trap, path, source):
     aside = hit.with_name(f"{hit.name}.{os.getpid()}.{threading.get_ident()}")
     aside.write_text(json.dumps({"pid": os.getpid(), "path": path, "source": source}))
     try:
-        os.link(aside, hit)
+        hit.hardlink_to(aside)
     except FileExistsError:
         return
     finally:
-        os.unlink(aside)
+        aside.unlink()
     os.kill(os.getpid(), signal.SIGSTOP)
     # The signal may be taken by another thread, and this one would go on until it is told.
     time.sleep(0.5)

@@ -81,7 +81,7 @@ def test_sentence() -> None:
 
 
 def test_words() -> None:
-    spans = {0.04: "0 s", 1.0: "1 s", 4.26: "4.3 s", 59.6: "1 min", 75: "1 min 15 s", 7260: "2 h 1 min", 90000: "1 d 1 h"}
+    spans = {0.04: "0 s", 1.0: "1 s", 4.26: "4.3 s", 59.6: "1 min", 75: "1 min 15 s", 7260: "2 h 1 min", 9e4: "1 d 1 h"}
     assert {seconds: span(seconds) for seconds in spans} == spans
     assert [size(n) for n in (0, 1023, 1536, 5 << 30)] == ["0 B", "1023 B", "1.5 KiB", "5.0 GiB"]
     assert [number(1, "batch"), number(2048, "batch"), number(3, "try")] == ["1 batch", "2,048 batches", "3 tries"]
@@ -246,7 +246,8 @@ def test_a_real_run_is_followed(mixed: Any, mixed_events: list[dict[str, Any]], 
 
 
 def test_sheet() -> None:
-    sheet = Sheet("title", {"a": "1", "long": "2"}, Grid(("n", "text"), [("5", "x\ny"), ("12", "")], frozenset("n")), ["end"])
+    grid = Grid(("n", "text"), [("5", "x\ny"), ("12", "")], frozenset("n"))
+    sheet = Sheet("title", {"a": "1", "long": "2"}, grid, ["end"])
     assert list(plain(sheet)) == ["title", "a     1", "long  2", " n  text", " 5  x y", "12", "end"]
     out = io.StringIO()
     show(sheet, out)

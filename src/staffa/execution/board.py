@@ -32,7 +32,10 @@ class Retries:
 
     def wait(self, tries: int, chance: float) -> float:
         """Seconds before try number `tries + 1`; `chance` in [0, 1) spreads them."""
-        base = min(self.initial * self.factor ** max(tries - 1, 0), self.maximum)
+        try:
+            base = min(self.initial * self.factor ** max(tries - 1, 0), self.maximum)
+        except OverflowError:  # hundreds of tries
+            base = self.maximum
         return base * (1 + self.jitter * (2 * chance - 1))
 
 
@@ -182,15 +185,35 @@ class Board:
         return self.troubles[batch].faults if batch in self.troubles else 0
 
     def reopen(self, batch: Batch, lanes: tuple[int, ...] | None) -> None:
-        """Do (some lanes of) a settled batch again: damaged data, or a retry asked for."""
-        if batch not in self.flying:
-            trouble = self.troubles.setdefault(batch, Trouble())
-            for lane in lanes or ():
-                trouble.tries[lane] = 0
-            self._later = [entry for entry in self._later if entry[1] != batch]
-            heapq.heapify(self._later)
-            self._unsettle(batch)
-            self._queue.append((batch, lanes))
+        """Do (some lanes of) a settled batch again: damaged data, or a retry asked for.
+
+        What already waits for this batch, now or later, is done with it: one batch is never
+        issued twice at a time. One that is in flight is left alone.
+        """
+        if batch in self.flying:
+            return
+        trouble = self.troubles.setdefault(batch, Trouble())
+        for lane in lanes or ():
+            trouble.tries[lane] = 0
+        waiting = [more for other, more in self._queue if other == batch]
+        waiting += [more for _, other, more in self._later if other == batch]
+        self._queue = deque(entry for entry in self._queue if entry[0] != batch)
+        self._later = [entry for entry in self._later if entry[1] != batch]
+        heapq.heapify(self._later)
+        for more in waiting:
+            lanes = None if lanes is None or more is None else tuple(sorted({*lanes, *more}))
+        self._unsettle(batch)
+        self._queue.append((batch, lanes))
+
+    def settled_batches(self) -> set[Batch]:
+        """Batches that are committed and not to be done again."""
+        return set(self._part_of) - self._unsettled
+
+    def with_data(self, part: int) -> int:
+        """Trials of a part that have data."""
+        own = self.plan.parts[part]
+        counts = [self._counts.get((own.group, number), Counter()) for number in own.batches()]
+        return sum(found[word] for found in counts for word in (Outcome.OK.word, Outcome.NAN.word))
 
     def ripe(self, part: int) -> bool:
         """Whether all batches of a part are settled, with no retry to come."""

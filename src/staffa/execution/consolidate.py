@@ -32,6 +32,8 @@ class Consolidation:
         self.archive = Archive(workspace.archive, archive_layout(plan), plan.compression, plan.level)
         self.sealed: dict[str, list[str]] = {}
         """Part -> names of its published trials files (the part's own, then supplements)."""
+        self.held: dict[str, int] = {}
+        """Part -> trials in them."""
         self._look()
 
     def order(
@@ -53,6 +55,7 @@ class Consolidation:
         files = tuple(SealedFile(**file) for file in receipt["files"])
         self.archive.enter(SealedPart(receipt["part"], int(receipt["trials"]), files))
         self.sealed.setdefault(part, []).append(receipt["part"])
+        self.held[part] = self.held.get(part, 0) + int(receipt["trials"])
 
     def failed(self, books: Books) -> int:
         """Rewrite `failed.parquet`; returns how many trials it lists."""
@@ -95,9 +98,12 @@ class Consolidation:
     def _look(self) -> None:
         folder = self.workspace.archive / "trials"
         names = sorted(file.stem for file in folder.glob("part-*.parquet")) if folder.is_dir() else []
-        for name in names:
-            self.sealed.setdefault("-".join(name.split("-")[:2]), []).append(name)
         self._mend_manifest(names)
+        listed = self.archive.manifest()["parts"]
+        for name in names:
+            part = "-".join(name.split("-")[:2])
+            self.sealed.setdefault(part, []).append(name)
+            self.held[part] = self.held.get(part, 0) + int(listed[name]["trials"])
 
     def _mend_manifest(self, names: list[str]) -> None:
         """Enter parts that were published just before a driver died."""

@@ -42,7 +42,8 @@ def batch_graph(order: Order, sampling: Sampling, worker: str | None = None) -> 
 def reduce_graph(seal: reduce.SealOrder, segments: int, worker: str | None = None) -> Delayed:
     """One part of the archive: read its batches, make tables and summaries, seal."""
     tables, rows = [], []
-    tag = f"{seal.part.replace('part-', 'p')}"
+    again = f".{seal.issue}" if seal.issue > 1 else ""
+    tag = f"{seal.part.replace('part-', 'p')}{again}"
     with _on("archive", worker):
         for batch in range(seal.first, seal.last):
             pieces = [

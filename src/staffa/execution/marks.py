@@ -20,6 +20,9 @@ from pathlib import Path
 
 from staffa.storage.files import read_json
 
+SPACE = 4096
+"""Bytes of a mark, taken when it is made: writing it must not depend on room on the disk."""
+
 
 @dataclass(frozen=True)
 class Started:
@@ -39,6 +42,7 @@ class StartMark:
         self._file = -1
         self._deadline: float | None = None
         self._open = b""
+        self._size = 0
         self._changed = threading.Condition()
         self._watching = False
 
@@ -63,11 +67,13 @@ class StartMark:
             os.close(self._file)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = os.open(self.path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o644)
+        self._write(b"")
 
     def _write(self, data: bytes) -> None:
         self._open = data
-        os.pwrite(self._file, data, 0)
-        os.ftruncate(self._file, len(data))
+        # Padded to the longest so far, so that the file's size, and with it the disk's books, rarely change.
+        self._size = max(self._size, len(data), SPACE)
+        os.pwrite(self._file, data.ljust(self._size), 0)
 
     def _arm(self, timeout: float | None) -> None:
         if timeout is None and self._deadline is None:
@@ -86,9 +92,10 @@ class StartMark:
                 if left is not None and left <= 0:
                     break
                 self._changed.wait(left)
-        # A thread cannot be stopped from outside, so the process goes, and says why.
-        self._write(self._open.replace(b'"timed_out": false', b'"timed_out": true'))
-        os.kill(os.getpid(), signal.SIGKILL)
+            # A thread cannot be stopped from outside, so the process goes, and says why. The lock is
+            # kept: a computation that ends this very moment must not blank the mark before that.
+            self._write(self._open.replace(b'"timed_out": false', b'"timed_out": true'))
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 def read_mark(path: Path) -> Started | None:

@@ -47,6 +47,8 @@ class SealOrder:
     """(batch, lane, attempts) where more than one was needed."""
     nodes: tuple[tuple[int, str], ...] = ()
     """(batch, node)."""
+    issue: int = 1
+    """How often this run has issued the seal: its tasks are never called like earlier ones."""
 
     def order(self, batch: int) -> Order:
         return Order(self.root, self.plan, self.generation, self.group, batch)

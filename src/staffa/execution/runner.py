@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import errno
 import queue
 import random
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ from staffa.execution.graph import batch_graph, reduce_graph
 from staffa.execution.marks import read_mark
 from staffa.execution.work import TOPIC, Order, mark_name
 from staffa.storage import control
+from staffa.storage.files import DISK, sweep_partials
 from staffa.storage.hot import HotStore
 from staffa.storage.ledger import Ledger
 from staffa.storage.workspace import Workspace
@@ -36,9 +37,12 @@ from staffa.trial import Outcome
 
 POLL_SECONDS = 0.5
 CONTROL_SECONDS = 2.0
+UNTOLD = "failed; its worker died before it could say why"
+"""Message of a trial that was committed as failed, where the receipt that told why was lost."""
 FAULTS = 3
 """Errors of the machinery a batch may have before the run gives up."""
-DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS})
+RECEIPT_SECONDS = 30.0
+"""How long a receipt may be on its way; its worker may have died before it was sent."""
 SEALS_PER_WORKER = 1
 
 Listener = Callable[[Mapping[str, Any]], None]
@@ -129,7 +133,9 @@ class Runner:
         self._news: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
         self._warm: set[str] = set()
         self._warming: dict[str, str] = {}
+        self._issues: Counter[Any] = Counter()
         self._seal_queue: list[int] = []
+        self._seal_errors: Counter[int] = Counter()
         self._due = _Due(config.archive.every)
         self._paused_at: float | None = None
         self._empty_since: float | None = None
@@ -168,7 +174,7 @@ class Runner:
             self._seal_ripe()
             self._listen()
             self._tick()
-        self._disk(lambda: self.archive.failed(self.ledger.books))
+        self._insist(lambda: self.archive.failed(self.ledger.books))
         return self._ended("finished")
 
     # What stands already
@@ -182,6 +188,7 @@ class Runner:
             trouble = self.board.troubles.get(_key(batch))
             if trouble is not None and attempts:
                 trouble.attempts = max(attempts)
+        self._forget_checkpoints()
         self._due.reset(self._settled_trials(), self.clock())
 
     def _resume_failed(self, number: int, store: HotStore) -> None:
@@ -198,6 +205,17 @@ class Runner:
             if again:
                 self.board.reopen((number, batch), tuple(again))
                 self.board.troubles[number, batch].tries.update(again)
+
+    def _forget_checkpoints(self) -> None:
+        """Checkpoints that outlived their batch: its worker died between the mark and their removal."""
+        generation, board = self.plan.generation, self.board
+        stale = {
+            self.workspace.checkpoint(generation, f"g{group}", batch)
+            for group, batch in board.settled_batches() - board.troubles.keys()
+        }
+        for path in self.workspace.state.glob("*.safetensors"):
+            if path in stale:
+                path.unlink(missing_ok=True)
 
     # The loop's five steps
 
@@ -246,11 +264,16 @@ class Runner:
                 self._take(*self._news.get_nowait())
 
     def _tick(self) -> None:
-        while self._unwritten and self._disk(lambda: self.ledger.append(self._unwritten[0])):
-            self._unwritten.pop(0)
+        self._disk(self._write_behind)
         figures = self.figures()
         self._disk(lambda: self.ledger.tick(self.clock(), figures))
         self._tell({"event": "figures", **figures})
+
+    def _write_behind(self) -> None:
+        """Note what a full disk kept from being noted."""
+        while self._unwritten:
+            self.ledger.append(self._unwritten[0])
+            self._unwritten.pop(0)
 
     # Issuing
 
@@ -269,6 +292,7 @@ class Runner:
 
     def _issue(self, member: Member, chosen: Next) -> None:
         group, batch = chosen.batch
+        self._issues[chosen.batch] += 1
         order = Order(
             str(self.workspace.root),
             self.digest,
@@ -279,6 +303,7 @@ class Runner:
             chosen.lanes,
             chosen.leave_out,
             chosen.suspects,
+            self._issues[chosen.batch],
         )
         program = self.board.program(group)
         if program not in self._warm:
@@ -296,7 +321,17 @@ class Runner:
 
     def _launch(self, flight: Flight) -> None:
         self.flights[flight.future.key] = flight
-        flight.future.add_done_callback(lambda future: self._news.put(("done", future.key)))
+        flight.future.add_done_callback(self._landed)
+
+    def _landed(self, future: Any) -> None:
+        """Fetch a receipt, in a thread of Dask's: it may never come, and the loop must not wait for it."""
+        receipt, error = None, None
+        if future.status == "finished":
+            with contextlib.suppress(Exception):
+                receipt = future.result(timeout=RECEIPT_SECONDS)
+        elif future.status == "error":
+            error = future.exception()
+        self._news.put(("done", (future.key, receipt, error)))
 
     def _hear(self, event: Any) -> None:
         message = event[1] if isinstance(event, tuple) else event
@@ -309,18 +344,17 @@ class Runner:
         if kind == "ready":
             self._ready(self.board.program(what))
             return
-        flight = self.flights.get(what)
+        key, receipt, error = what
+        flight = self.flights.get(key)
         if flight is None:
             return
-        error = flight.future.exception() if flight.future.status == "error" else None
-        if flight.future.status == "finished":
-            receipt = flight.future.result()
-            del self.flights[what]
+        if receipt is not None:
+            del self.flights[key]
             self._sealed(flight, receipt) if flight.batch is None else self._settled(flight, receipt)
-        elif type(error).__name__ == "KilledWorker" or flight.future.status in ("lost", "cancelled"):
-            self._lost(what, flight, "the worker died")
+        elif error is None or type(error).__name__ == "KilledWorker":
+            self._lost(key, flight, "the worker died")
         else:
-            del self.flights[what]
+            del self.flights[key]
             self._failed(flight, error)
 
     def _ready(self, program: str) -> None:
@@ -337,8 +371,12 @@ class Runner:
         digests = store.digests(batch) if failed or receipt["outcomes"].get("nan") else []
         messages = _lane_messages(receipt)
         tried = range(self.plan.groups[group].size(batch)) if flight.next.lanes is None else flight.next.lanes
-        settled_before = set() if receipt["duplicate"] else set(tried)
-        verdict = self.board.settled(flight.batch, receipt["outcomes"], failed, settled_before)
+        charged = set(tried)
+        if receipt["duplicate"]:
+            # Another task has committed it. If that one's receipt never came, these failures are news.
+            charged = {lane for lane in failed if digests[lane] not in self.ledger.books.failures}
+            messages = {lane: messages.get(lane, UNTOLD) for lane in charged}
+        verdict = self.board.settled(flight.batch, receipt["outcomes"], failed, charged)
         self._note(
             {
                 "event": "batch_settled",
@@ -355,7 +393,7 @@ class Runner:
                         "message": messages.get(lane, ""),
                     }
                     for lane, outcome in failed.items()
-                    if lane in settled_before
+                    if lane in charged
                 ],
                 "timings": {"queue": max(receipt["started"] - flight.issued, 0.0), **receipt["seconds"]},
                 "bytes": receipt["bytes"],
@@ -443,7 +481,7 @@ class Runner:
                     "lanes": None,
                 }
             )
-        if isinstance(error, StaffaError) and not full:
+        if isinstance(error, StaffaError):
             raise error
         if faults > FAULTS:
             raise ClusterError(
@@ -452,9 +490,8 @@ class Runner:
             )
 
     def _seal_faults(self, part: int) -> int:
-        self._seal_errors = getattr(self, "_seal_errors", {})
-        self._seal_errors[part] = self._seal_errors.get(part, 0) + 1
-        return int(self._seal_errors[part])
+        self._seal_errors[part] += 1
+        return self._seal_errors[part]
 
     # The archive
 
@@ -470,18 +507,9 @@ class Runner:
         return bool(fresh)
 
     def _unsealed(self, number: int) -> bool:
-        part = self.plan.parts[number]
-        if part.name not in self.archive.sealed:
-            return True
-        return (number in self._supplements) and self.archive.order(
-            part, self.ledger.books, self.nodes
-        ) is not None
-
-    @property
-    def _supplements(self) -> set[int]:
-        """Sealed parts one of whose batches was touched since: only these can lack a trial."""
-        touched = {self.board._part_of[batch] for batch in self.board.troubles}
-        return touched
+        """Whether a part is missing, or lacks trials that got their data after it was sealed."""
+        name = self.plan.parts[number].name
+        return name not in self.archive.sealed or self.board.with_data(number) > self.archive.held.get(name, 0)
 
     def _seal_ripe(self) -> None:
         settled = self._settled_trials()
@@ -501,9 +529,13 @@ class Runner:
                 self._issue_seal(member, self._seal_queue.pop(0))
 
     def _issue_seal(self, member: Member, number: int) -> None:
-        seal = self.archive.order(self.plan.parts[number], self.ledger.books, self.nodes)
+        part = self.plan.parts[number]
+        seal = self.archive.order(part, self.ledger.books, self.nodes)
         if seal is None:
+            self.archive.held[part.name] = self.board.with_data(number)
             return
+        self._issues[part.name] += 1
+        seal = replace(seal, issue=self._issues[part.name])
         future = self.pool.client.compute(reduce_graph(seal, self.plan.sampling.segments, member.address))
         self._launch(Flight(member, future, self.clock(), part=number))
 
@@ -552,6 +584,11 @@ class Runner:
             self._pause(str(error))
             return False
         return True
+
+    def _insist(self, action: Callable[[], Any]) -> None:
+        """Do something that must be done before the run may end, as long as patience lasts."""
+        while not self._disk(action):
+            time.sleep(min(1.0, self.config.execution.patience / 4))
 
     def _pause(self, reason: str) -> None:
         now = self.clock()
@@ -657,14 +694,19 @@ class Runner:
         if self.stop.reason:
             return self._ended(self.stop.reason)
         if self.config.archive.every != "off":
-            self._disk(lambda: self.archive.failed(self.ledger.books))
+            self._insist(lambda: self.archive.failed(self.ledger.books))
+        while self._unwritten:
+            self._insist(self._write_behind)
         self._sweep()
         return self._ended("finished")
 
     def _sweep(self) -> None:
-        """Scratch arrays and start marks serve only batches in flight, and none is left."""
+        """Scratch, start marks and what killed writers left aside: no batch is in flight any more."""
         for folder in self.workspace.transient:
             shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            for folder in (self.workspace.hot, self.workspace.archive, self.workspace.state):
+                sweep_partials(folder, 0.0)
 
     def _ended(self, reason: str) -> Ended:
         self._tick()

@@ -63,6 +63,9 @@ class Order:
     """Lanes not to be tried, each with the outcome and message to record."""
     suspects: tuple[int, ...] = ()
     """Lanes that were on the device when a process died: tried in small pieces first."""
+    issue: int = 1
+    """How often this run has issued the batch. A task is never called like an earlier one: Dask may
+    still hold that one's fate, and would take it for the new one's."""
 
     @property
     def batch_id(self) -> str:
@@ -70,7 +73,8 @@ class Order:
 
     @property
     def tag(self) -> str:
-        return f"g{self.group}-b{self.batch}-a{self.attempt}"
+        again = f".{self.issue}" if self.issue > 1 else ""
+        return f"g{self.group}-b{self.batch}-a{self.attempt}{again}"
 
 
 @dataclass
@@ -87,6 +91,8 @@ class Work:
     outputs: Mapping[str, Row] = field(default_factory=dict)
     resumed: int = 0
     """Segments that a checkpoint covers already."""
+    sums: list[list[int]] = field(default_factory=list)
+    """Checksums of these segments' shards, one for each output."""
     started: float = 0.0
     compiled: tuple[int, float] = (0, 0.0)
     """Programs compiled for it, and the seconds that took."""
@@ -193,28 +199,33 @@ def sample(work: Work, segment: int) -> Work:
     return replace(work, carried=carried, outputs=outputs)
 
 
-def write(work: Work, segment: int, before: Any = None) -> dict[str, Any]:
-    """Write one segment's shards, then (but for the last) the checkpoint that continues from it."""
+def write(work: Work, segment: int, before: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Write one segment's shards, then (but for the last) the checkpoint that continues from it.
+
+    Arguments:
+    - `before`: what the write of the segment before returned.
+    """
     started, cpu, order = time.perf_counter(), time.thread_time(), work.order
     bench = bench_of(order)
     store = bench.store(order.group)
     if work.done or _settled_elsewhere(store, work):
-        return {"done": True, "seconds": 0.0, "cpu": 0.0, "bytes": 0}
+        return {"done": True, "seconds": 0.0, "cpu": 0.0, "bytes": 0, "sums": []}
+    sums = list(before["sums"] if before else [])
+    if segment < work.resumed:
+        return {"done": False, "seconds": 0.0, "cpu": 0.0, "bytes": 0, "sums": [*sums, work.sums[segment]]}
     scratch = bench.workspace.scratch(f"{socket.gethostname()}-{os.getpid()}-{threading.get_ident()}")
     size = 0
+    own: list[int] = []
     for output in bench.group(order.group).outputs:
-        if segment >= work.resumed:
-            data = work.outputs.get(output.name)
-            target = store.write(
-                output.name, order.batch, segment, _merged(store, work, output.name, segment, data), scratch
-            )
-            size += target.stat().st_size if target.exists() else 0
-    if segment + 1 < bench.plan.sampling.segments and segment >= work.resumed:
-        checkpoints.save(
-            _checkpoint_path(bench, order), _state(work), {"segment": segment + 1, "order": _terms(work)}
-        )
+        data = _merged(store, work, output.name, segment, work.outputs.get(output.name))
+        target = store.write(output.name, order.batch, segment, data, scratch)
+        size += target.stat().st_size if target.exists() else 0
+        own.append(store.checksum(output.name, order.batch, segment))
+    sums.append(own)
+    if segment + 1 < bench.plan.sampling.segments:
+        _save(bench, work, segment + 1, sums)
     seconds, cpu = time.perf_counter() - started, time.thread_time() - cpu
-    return {"done": False, "seconds": seconds, "cpu": cpu, "bytes": size}
+    return {"done": False, "seconds": seconds, "cpu": cpu, "bytes": size, "sums": sums}
 
 
 def commit(work: Work, written: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -225,11 +236,8 @@ def commit(work: Work, written: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     if work.done or any(piece["done"] for piece in written):
         return _receipt(bench, work, store.status(order.batch), 0, {}, duplicate=True)
     status = _status(bench, work)
-    sums = [
-        [store.checksum(output.name, order.batch, segment) for output in bench.group(order.group).outputs]
-        for segment in range(bench.plan.sampling.segments)
-    ]
-    store.commit(order.batch, status, np.array(sums, np.uint32), _trial_seconds(work, store))
+    sums = np.array(written[-1]["sums"], np.uint32)
+    store.commit(order.batch, status, sums, _trial_seconds(work, store))
     checkpoints.remove(_checkpoint_path(bench, order))
     carried = work.carried.seconds if work.carried is not None else {}
     seconds = {**carried, "compile": work.compiled[1], "write": sum(piece["seconds"] for piece in written)}
@@ -299,11 +307,11 @@ def _begin_lanes(bench: Bench, work: Work, wanted: Row) -> Work:
     performer = bench.performer(order)
     if order.suspects:
         performer.probe(inputs, list(order.suspects), lambda one: _whole(bench, performer, one, width))
-    saved = checkpoints.load(_checkpoint_path(bench, order))
-    if saved is not None and saved.meta.get("order") == _terms(work):
-        carried = restored(saved.arrays, {}, inputs, bench.program(group, width))
-        return replace(work, carried=carried, resumed=int(saved.meta["segment"]))
-    return replace(work, carried=performer.begin(inputs, width))
+    saved = _saved(bench, work)
+    if saved is None:
+        return replace(work, carried=performer.begin(inputs, width))
+    carried = restored(saved.arrays, _messages(saved.meta), inputs, bench.program(group, width))
+    return replace(work, carried=carried, resumed=int(saved.meta["segment"]), sums=saved.meta["sums"])
 
 
 def _whole(bench: Bench, performer: Performer, inputs: Inputs, width: int) -> None:
@@ -344,8 +352,8 @@ def _begin_loop(bench: Bench, work: Work, wanted: Row) -> Work:
         bench.workspace.code,
     )
     loop.outcomes[~wanted] = Outcome.PADDING
-    saved = checkpoints.load(_checkpoint_path(bench, order))
-    if saved is not None and saved.meta.get("order") == _terms(work):
+    saved = _saved(bench, work)
+    if saved is not None:
         finished = (
             wanted
             & (saved.arrays["outcomes"] != Outcome.MISSING)
@@ -355,7 +363,7 @@ def _begin_loop(bench: Bench, work: Work, wanted: Row) -> Work:
             buffer[finished] = saved.arrays[f"output/{name}"][finished]
         loop.outcomes[finished] = saved.arrays["outcomes"][finished]
         loop.trial_seconds[finished] = saved.arrays["seconds"][finished]
-        loop.messages = {int(lane): text for lane, text in saved.meta.get("messages", {}).items()}
+        loop.messages = _messages(saved.meta)
     return replace(work, loop=loop)
 
 
@@ -369,7 +377,7 @@ def _simulate(bench: Bench, work: Work) -> Work:
         if time.monotonic() - saved_at > CHECKPOINT_SECONDS:
             outputs = {f"output/{name}": buffer for name, buffer in loop.outputs.items()}
             arrays = {**outputs, "outcomes": loop.outcomes, "seconds": loop.trial_seconds}
-            meta = {"order": _terms(work), "messages": {str(k): v for k, v in loop.messages.items()}}
+            meta = {"order": _terms(bench, work), "messages": loop.messages}
             checkpoints.save(_checkpoint_path(bench, order), arrays, meta)
             saved_at = time.monotonic()
 
@@ -474,14 +482,34 @@ def _receipt(
     }
 
 
-def _terms(work: Work) -> str:
-    """What a checkpoint must agree with: the same lanes, of which the same are left out."""
-    return canonical([list(work.order.lanes or ()), sorted(lane for lane, _, _ in work.order.leave_out)])
+def _terms(bench: Bench, work: Work) -> str:
+    """What a checkpoint must agree with: the same code and lanes, of which the same are left out."""
+    left_out = sorted(lane for lane, _, _ in work.order.leave_out)
+    return canonical([bench.plan.code, list(work.order.lanes or ()), left_out])
 
 
-def _state(work: Work) -> dict[str, Row]:
+def _save(bench: Bench, work: Work, segment: int, sums: Sequence[Sequence[int]]) -> None:
+    """Write down what a worker needs to go on with `segment`."""
     assert work.carried is not None
-    return checkpoint(work.carried)
+    meta = {"order": _terms(bench, work), "segment": segment, "sums": sums, "messages": work.carried.messages}
+    checkpoints.save(_checkpoint_path(bench, work.order), checkpoint(work.carried), meta)
+
+
+def _saved(bench: Bench, work: Work) -> checkpoints.Checkpoint | None:
+    """The checkpoint to go on from, if there is one and what it builds upon still stands."""
+    order = work.order
+    saved = checkpoints.load(_checkpoint_path(bench, order))
+    if saved is None or saved.meta.get("order") != _terms(bench, work):
+        return None
+    outputs, store = bench.group(order.group).outputs, bench.store(order.group)
+    for segment, sums in enumerate(saved.meta.get("sums", [])):
+        if sums != [store.checksum(output.name, order.batch, segment) for output in outputs]:
+            return None
+    return saved
+
+
+def _messages(meta: Mapping[str, Any]) -> dict[int, str]:
+    return {int(lane): text for lane, text in meta.get("messages", {}).items()}
 
 
 def _checkpoint_path(bench: Bench, order: Order) -> Path:

@@ -196,19 +196,20 @@ class Performer:
             state = jax.tree.map(lambda leaf: leaf[index - first], state)
         words = inputs.words[index]
         params = {name: values[index] for name, values in inputs.params.items()}
-        try:
-            with self._guard(lanes):
+        # No lane is to blame for what the guard itself meets (a full disk).
+        with self._guard(lanes):
+            try:
                 new, recorded = call(program, words, params, state)
-            return [(lanes, new, recorded)], {}
-        except PluginError:
-            raise
-        except Exception as error:
-            if "RESOURCE_EXHAUSTED" in str(error):
-                if carried.width == 1:
-                    raise
-                raise OutOfMemory from error
-            if len(lanes) == 1:
-                return [], {lanes[0]: _first_line(error)}
+                return [(lanes, new, recorded)], {}
+            except PluginError:
+                raise
+            except Exception as error:
+                if "RESOURCE_EXHAUSTED" in str(error):
+                    if carried.width == 1:
+                        raise
+                    raise OutOfMemory from error
+                if len(lanes) == 1:
+                    return [], {lanes[0]: _first_line(error)}
         found: list[tuple[list[int], Any, Any]] = []
         guilty: dict[int, str] = {}
         for half in (lanes[: len(lanes) // 2], lanes[len(lanes) // 2 :]):
@@ -249,27 +250,31 @@ class Performer:
 def checkpoint(carried: Carried) -> dict[str, Row]:
     """Write a batch's state down as plain arrays, lane by lane, whatever its width."""
     arrays: dict[str, Row] = {"outcomes": carried.outcomes}
-    per_slice = [[np.asarray(leaf) for leaf in jax.tree.leaves(key_data(state))] for _, state in carried.slices]
-    for number in range(len(per_slice[0]) if per_slice else 0):
-        sample = per_slice[0][number]
-        whole = np.zeros((carried.rows, *sample.shape[1:]), sample.dtype)
-        for (first, _), leaves in zip(carried.slices, per_slice, strict=True):
-            whole[first : first + carried.width] = leaves[number]
-        arrays[f"state/{number}"] = whole
+    for first, state in carried.slices:
+        # A slice of which no lane could start has no state, and needs none any more.
+        for number, leaf in enumerate(map(np.asarray, jax.tree.leaves(key_data(state)))):
+            name = f"state/{number}"
+            if name not in arrays:
+                arrays[name] = np.zeros((carried.rows, *leaf.shape[1:]), leaf.dtype)
+            arrays[name][first : first + carried.width] = leaf
     return arrays
 
 
 def restored(arrays: Mapping[str, Row], messages: Mapping[int, str], inputs: Inputs, program: Program) -> Carried:
     """Take up a batch from its checkpoint, at this program's width."""
     width, shapes = program.width, program.state_shape()
-    like = jax.tree.leaves(shapes)
-    slices = []
+    names = [f"state/{number}" for number in range(len(jax.tree.leaves(shapes)))]
+    slices: list[tuple[int, Any]] = []
     for first in range(0, len(inputs.wanted), width):
-        if inputs.wanted[first : first + width].any():
-            # They stay NumPy's until the program takes them: jnp.asarray compiles for each shape.
-            leaves = [arrays[f"state/{number}"][first : first + width] for number in range(len(like))]
-            state = jax.tree.unflatten(jax.tree.structure(shapes), leaves)
-            slices.append((first, wrap_keys(state, shapes)))
+        if not inputs.wanted[first : first + width].any():
+            continue
+        if not all(name in arrays for name in names):
+            slices.append((first, None))
+            continue
+        # They stay NumPy's until the program takes them: jnp.asarray compiles for each shape.
+        leaves = [arrays[name][first : first + width] for name in names]
+        state = jax.tree.unflatten(jax.tree.structure(shapes), leaves)
+        slices.append((first, wrap_keys(state, shapes)))
     return Carried(inputs, width, slices, arrays["outcomes"].copy(), dict(messages))
 
 

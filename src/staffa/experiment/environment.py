@@ -30,6 +30,9 @@ def worker_environment(x64: bool, prng: str, cache: Path | None = None) -> dict[
         "MKL_NUM_THREADS": "1",
         "JAX_ENABLE_X64": "1" if x64 else "0",
         "JAX_DEFAULT_PRNG_IMPL": prng,
+        # A batch's host buffer is given back and asked for again every second: keep its pages.
+        "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
+        "MALLOC_TRIM_THRESHOLD_": str(1 << 32),
         COMPILE_CACHE: str(folder),
         # Every program is kept, however small: a restart must not compile anything again. No
         # eviction: its time stamps are what breaks when many processes share a folder.

@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,6 +27,9 @@ from staffa.storage.tables import ArchiveLayout
 from staffa.trial import Scalar
 
 HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
+LONGEST_NAME = 255
+DATE = re.compile(r"\d+([-/.])\d+\1\d+([t ].*)?|\d{1,2}:\d.*|\d{6,8}t\d+.*|epoch")
+HEXADECIMAL = re.compile(r"[-+]?0[xb][0-9a-f]+")
 
 
 @dataclass(frozen=True)
@@ -153,17 +157,12 @@ class Archive:
         with aside.open("rb") as file:
             while block := file.read(1 << 22):
                 data.update(block)
-        return SealedFile(
-            str(target.relative_to(self.path)), name, rows, aside.stat().st_size, data.hexdigest()
-        )
+        return SealedFile(str(target.relative_to(self.path)), name, rows, aside.stat().st_size, data.hexdigest())
 
 
 def partition_path(partition: Mapping[str, Scalar | None]) -> str:
     """`population=64/sampler=smc`: values written so that hive readers restore their type."""
-    return (
-        "/".join(f"{name}={quote(partition_text(value), safe='')}" for name, value in partition.items())
-        or "."
-    )
+    return "/".join(f"{name}={quote(partition_text(value), safe='')}" for name, value in partition.items()) or "."
 
 
 def partition_text(value: Scalar | None) -> str:
@@ -175,15 +174,25 @@ def partition_text(value: Scalar | None) -> str:
 
 
 def check_partition_text(column: str, value: Scalar | None) -> None:
-    """Refuse a text that hive readers would take for a number, a bool or nothing."""
+    """Refuse a text that some hive reader would take for a number, a bool, a date or nothing.
+
+    Tried with DuckDB, Polars and pyarrow: each guesses types of its own.
+    """
     if not isinstance(value, str):
         return
     lowered = value.strip().lower()
     looks = "nothing" if lowered in ("", "null", "none", HIVE_NULL.lower()) else ""
     looks = "a bool" if lowered in ("true", "false") else looks
+    looks = "a date or time" if DATE.fullmatch(lowered) else looks
+    looks = "a number" if HEXADECIMAL.fullmatch(lowered) else looks
     with contextlib.suppress(ValueError):
         float(lowered)
         looks = "a number"
+    if len(partition_path({column: value})) > LONGEST_NAME:
+        raise ConfigError(
+            f"archive.partition_by: {column}={value[:40]!r}… makes a folder's name longer than a file name may be",
+            f"use a shorter value, or leave {column} out of archive.partition_by",
+        )
     if looks:
         raise ConfigError(
             f"archive.partition_by: {column}={value!r} would be read back from the path as {looks}",

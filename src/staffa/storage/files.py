@@ -18,6 +18,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS})
+"""What a full or broken disk says. Somebody may make room: worth waiting for."""
+
 PARTIAL = ".partial"
 """Ending of files that are not finished; readers never look at them."""
 

@@ -8,9 +8,11 @@ there, whatever else stands on disk. Reading needs nothing of Staffa: `xarray.op
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
+import re
 import shutil
 import threading
 import warnings
@@ -24,7 +26,7 @@ import numpy.typing as npt
 
 from staffa.errors import WorkspaceError
 from staffa.storage.files import sync_directory
-from staffa.trial import Outcome
+from staffa.trial import DIGEST_BYTES, Outcome
 
 Row = npt.NDArray[Any]
 
@@ -107,6 +109,7 @@ class HotStore:
         self.path = path
         self.layout = layout
         self._arrays: dict[str, Any] = {}
+        self._columns: dict[str, Row] = {}
         self._by_name = {array.name: array for array in layout.arrays}
         self._lock = threading.Lock()
 
@@ -160,10 +163,17 @@ class HotStore:
         """Write one shard whole: through a scratch array, synced, then renamed into place."""
         array = self._by_name[name]
         source = self._scratch(array, scratch)
-        source[...] = data
+        try:
+            source[...] = data
+        except RuntimeError as error:
+            # The Rust pipeline knows no errno: a full disk comes as words.
+            raise _system_error(error) or error from None
         written = scratch / self.path.name / name / _chunk((0,) * len(self.layout.shard(array)))
         target = self.chunk(name, batch, segment)
         if not written.exists():
+            if not _is_fill(data):
+                # Swept away under a late twin: what others committed meanwhile must not suffer.
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(written))
             # Nothing but the fill value: Zarr stores no such shard, and reads it back as fill.
             target.unlink(missing_ok=True)
             return target
@@ -229,16 +239,17 @@ class HotStore:
         start = batch * self.layout.batch
         rows = slice(start, min(start + self.layout.batch, self.layout.trials))
         names = self.layout.attributes.get("parameters", ())
-        return np.asarray(self._array("identity")[rows]), {n: np.asarray(self._array(n)[rows]) for n in names}
+        return self._whole("identity")[rows], {name: self._whole(name)[rows] for name in names}
 
     def digests(self, batch: int) -> list[str]:
         start = batch * self.layout.batch
-        rows = slice(start, min(start + self.layout.batch, self.layout.trials))
-        return [str(text) for text in self._array("trial")[rows]]
+        words = self._whole("identity")[start : min(start + self.layout.batch, self.layout.trials)]
+        text = words.astype(">u4").tobytes().hex()
+        return [text[i : i + 2 * DIGEST_BYTES] for i in range(0, len(text), 2 * DIGEST_BYTES)]
 
     def column(self, name: str) -> Row:
         """A parameter or `replicate` of all trials."""
-        return np.asarray(self._array(name)[: self.layout.trials])
+        return self._whole(name)
 
     def chunk(self, name: str, batch: int, segment: int) -> Path:
         """The file of one shard."""
@@ -260,6 +271,12 @@ class HotStore:
             # A mark is renamed into place whole; another length means a damaged disk.
             return np.zeros(count, dtype)
         return np.frombuffer(data, dtype).copy()
+
+    def _whole(self, name: str) -> Row:
+        """A column of all trials, read once: a few bytes a trial, but a chunk to decode for each look."""
+        if name not in self._columns:
+            self._columns[name] = np.asarray(self._array(name)[: self.layout.trials])
+        return self._columns[name]
 
     def _array(self, name: str) -> Any:
         with self._lock:
@@ -407,6 +424,16 @@ def _fill(group: Any, name: str, values: Row, rows: int, dims: tuple[str, ...], 
 
 def _zarr_type(values: Row) -> str:
     return "str" if values.dtype.kind in "OUT" else values.dtype.name
+
+
+def _is_fill(data: Row) -> bool:
+    return bool(np.isnan(data).all()) if np.issubdtype(data.dtype, np.inexact) else not data.any()
+
+
+def _system_error(error: RuntimeError) -> OSError | None:
+    """`No space left on device (os error 28)` as the `OSError` it was."""
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return OSError(int(found[1]), str(error)) if found else None
 
 
 def _chunk(indices: Sequence[int]) -> str:

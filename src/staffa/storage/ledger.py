@@ -122,7 +122,9 @@ class Ledger:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        # The same full disk must not speak over the error that says what to do about it.
+        with contextlib.suppress(*[OSError] * (error is not None)):
+            self.close()
 
     def _write(self, data: bytes) -> None:
         """All of it, or an `OSError` and a note that the last line is torn."""

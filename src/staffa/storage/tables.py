@@ -78,9 +78,7 @@ class ArchiveLayout:
         return pa.schema([*fields, pa.field("attempts", pa.int64()), pa.field("state", pa.string())])
 
     def _head(self) -> list[pa.Field]:
-        kept = [
-            (n, ARROW[t]) for n, t in (("sampler", "str"), *self.parameters) if n not in self.partition_by
-        ]
+        kept = [(n, ARROW[t]) for n, t in (("sampler", "str"), *self.parameters) if n not in self.partition_by]
         fixed = [
             ("trial", pa.string()),
             ("replicate", pa.int64()),
@@ -120,9 +118,7 @@ def draw_table(block: Block, archive: ArchiveLayout) -> pa.Table:
     columns["draw"] = pa.array(np.tile(np.arange(draws), block.rows * chains))
     for output in archive.outputs:
         if not output.table and output.name in block.outputs:
-            columns[output.name] = _values(
-                _per_draw(block, output.name, chains), block.layouts[output.name].shape
-            )
+            columns[output.name] = _values(_per_draw(block, output.name, chains), block.layouts[output.name].shape)
     return _table(columns, schema, block.rows * repeat)
 
 
@@ -163,12 +159,11 @@ class Moments:
     def merge(self, other: Moments) -> Moments:
         """Chan, Golub, LeVeque (1983): combine the moments of two disjoint sets of draws."""
         total = self.count + other.count
-        delta = other.mean - self.mean
-        mean = self.mean + delta * (other.count / total)
-        squares = self.squares + other.squares + delta * delta * (self.count * other.count / total)
-        return Moments(
-            total, mean, squares, np.minimum(self.low, other.low), np.maximum(self.high, other.high)
-        )
+        with np.errstate(invalid="ignore"):  # infinities have a mean, but no deviation from it
+            delta = other.mean - self.mean
+            mean = self.mean * (self.count / total) + other.mean * (other.count / total)
+            squares = self.squares + other.squares + delta * delta * (self.count * other.count / total)
+        return Moments(total, mean, squares, np.minimum(self.low, other.low), np.maximum(self.high, other.high))
 
 
 def moments(values: Row, axes: tuple[int, ...]) -> Moments:
@@ -179,7 +174,8 @@ def moments(values: Row, axes: tuple[int, ...]) -> Moments:
     # reducing a middle axis, the copy included.
     flat = np.ascontiguousarray(first).reshape(count, -1)
     mean = flat.mean(axis=0, dtype=np.float64)
-    deviations = flat - mean
+    with np.errstate(invalid="ignore"):  # infinities have a mean, but no deviation from it
+        deviations = flat - mean
     squares = np.einsum("ij,ij->j", deviations, deviations)
     found = (mean, squares, flat.min(axis=0).astype(np.float64), flat.max(axis=0).astype(np.float64))
     return Moments(count, *(row.reshape(first.shape[len(axes) :]) for row in found))
@@ -266,9 +262,7 @@ def digest_column(digests: Sequence[str] | Row, repeat: Row) -> pa.Array:
     if offsets[-1] < 2**31:
         buffers = [None, pa.py_buffer(offsets.astype(np.int32)), pa.py_buffer(text)]
         return pa.StringArray.from_buffers(len(text), buffers[1], buffers[2])
-    return pa.LargeStringArray.from_buffers(len(text), pa.py_buffer(offsets), pa.py_buffer(text)).cast(
-        pa.string()
-    )
+    return pa.LargeStringArray.from_buffers(len(text), pa.py_buffer(offsets), pa.py_buffer(text)).cast(pa.string())
 
 
 def _values(values: Row, shape: tuple[int, ...]) -> pa.Array:

@@ -168,7 +168,7 @@ def next_commands(root: str | Path, status: Facts) -> list[str]:
     commands = []
     if figures.get("settled", 0) < figures.get("trials", 0):
         commands.append(f"staffa resume {run}")
-    if figures.get("sealed", 0) < figures.get("parts", 0):
+    if figures.get("settled", 0) and figures.get("sealed", 0) < figures.get("parts", 0):
         commands.append(f"staffa consolidate {run}")
     if any(figures.get("outcomes", {}).get(word) for word in ("raised", "timeout", "killed")):
         commands += [f'staffa query {run} "select * from failed"', f"staffa retry {run}"]
