@@ -37,9 +37,7 @@ def main() -> int:
     print(
         f"\n{trials} trials in {time.time() - began:.0f} s; {early} of {len(sealed)} parts sealed while trials still ran"
     )
-    print(
-        "How well can the gene suit each organism, from frozen to warm? (select … from trials group by organism)\n"
-    )
+    print("How well can the gene suit each organism, from frozen to warm?\n")
     print(run.query(QUESTION).to_string(index=False))
     print(f"\nresults   {run.root}/archive   (Parquet; hot Zarr beside it in {run.root}/hot)")
     print(f'ask more  staffa query {run.root} "select * from draws limit 5"')

@@ -378,7 +378,7 @@ class Walk(staffa.Experiment):
     def initialize(self, key, params):
         return 0.0
     def step(self, key, state, params):
-        time.sleep(0.15)
+        time.sleep(0.25)
         return state, {"x": params["scale"]}
 """
 
@@ -412,7 +412,11 @@ def test_interrupted_resumed_and_stopped(folder: Path, capsys: pytest.CaptureFix
         assert main(["resume", str(root)]) == 2
         assert f"pid {process.pid}" in capsys.readouterr().err, "a second driver is refused, the first one named"
         assert main(["status", str(root)]) == 0 and "running as" in capsys.readouterr().out
-        assert main(["stop", str(root)]) == 0
+        assert main(["consolidate", str(root)]) == 0
+        assert "asked the driver to seal every ripe part" in capsys.readouterr().out
+        assert main(["stop", str(root)]) == 0 and main(["watch", str(root), "--interval", "0.2"]) == 0
+        seen = capsys.readouterr().out
+        assert f"{root}: 16 trials" in seen and "stopped (exit 130)" in seen, "watching ends with the driver"
         out, err = process.communicate(timeout=60)
     assert process.returncode == 130 and "stopped (asked by staffa stop)" in out, err
 

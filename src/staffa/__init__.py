@@ -1,8 +1,8 @@
 """Staffa: tens of thousands of JAX sampling experiments, and an archive to ask.
 
-    campaign = staffa.load("campaign.yaml")
-    run = staffa.run(campaign)
-    run.results.trials
+campaign = staffa.load("campaign.yaml")
+run = staffa.run(campaign)
+run.results.trials
 """
 
 from typing import Any
@@ -12,12 +12,32 @@ from staffa.experiment.protocol import Experiment
 
 __version__ = "0.1.0"
 
-_LAZY = ("Campaign", "Run", "attach", "consolidate", "explain", "graph", "load", "plan", "resume", "retry", "run", "status", "stop",
-         "watch")
+_LAZY = (
+    "Campaign", "Run", "attach", "consolidate", "explain", "graph", "load", "plan", "resume", "retry", "run", "status",
+    "stop", "watch",
+)  # fmt: skip
 
 __all__ = [
-    "Campaign", "ClusterError", "ConfigError", "Experiment", "PluginError", "Run", "StaffaError", "WorkspaceError",
-    "attach", "consolidate", "explain", "graph", "load", "plan", "resume", "retry", "run", "status", "stop", "watch",
+    "Campaign",
+    "ClusterError",
+    "ConfigError",
+    "Experiment",
+    "PluginError",
+    "Run",
+    "StaffaError",
+    "WorkspaceError",
+    "attach",
+    "consolidate",
+    "explain",
+    "graph",
+    "load",
+    "plan",
+    "resume",
+    "retry",
+    "run",
+    "status",
+    "stop",
+    "watch",
 ]
 
 

@@ -73,9 +73,7 @@ def measure(trials: int, batch: str = "auto", workers: int = 2, keep: Path | Non
         f"execution.workers={workers}",
         "cluster.dashboard_port=0",
     ]
-    campaign = staffa.load(
-        HERE / "walk.yaml", set=settings, space=[{"linspace": {"scale": [0.1, 1.0, trials]}}]
-    )
+    campaign = staffa.load(HERE / "walk.yaml", set=settings, space=[{"linspace": {"scale": [0.1, 1.0, trials]}}])
     began = time.time()
     run = staffa.run(campaign, allow_dirty=True, listeners=[meter], progress=False)
     inodes = sum(1 for _ in run.root.rglob("*")) + 1

@@ -58,7 +58,9 @@ def main() -> None:
     folder = tempfile.mkdtemp(dir=ROOT / "runs")
     many = run(folder, 100_000, sampling={"draws": 10, "thin": 1}, execution={"batch": 64})
     found = {"scan": scan(many.root), "status": status(many.root)}
-    plain = run(folder, 20480, campaign={"name": "plain"}, experiment={"use": "walk.py:Plain"}, sampling={"draws": None})
+    plain = run(
+        folder, 20480, campaign={"name": "plain"}, experiment={"use": "walk.py:Plain"}, sampling={"draws": None}
+    )
     inodes = sum(1 for _ in plain.root.rglob("*")) + 1
     found["inodes_per_1000_off"] = 1000 * inodes / 20480
     shutil.rmtree(folder)

@@ -17,7 +17,7 @@ HEADER = "# Frozen by Staffa: every value with where it came from. Change the ca
 class _Writer(yaml.SafeDumper):
     """Quotes whatever Staffa's reader or plain PyYAML would take for something other than text."""
 
-    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 (PyYAML's signature)
+    def ignore_aliases(self, data: Any) -> bool:
         return True
 
 

@@ -19,6 +19,9 @@ from staffa.trial import Outcome, canonical
 Batch = tuple[int, int]
 """(group, batch)."""
 
+STUCK = 3
+"""Searches for one guilty lane before all lanes that die together are left out."""
+
 
 @dataclass(frozen=True)
 class Retries:
@@ -47,6 +50,8 @@ class Trouble:
     deaths: int = 0
     """Processes that died with this batch on the device since it was last settled."""
     suspects: tuple[int, ...] = ()
+    stuck: int = 0
+    """Times the suspects could not be narrowed down."""
     leave_out: dict[int, tuple[int, str]] = field(default_factory=dict)
     tries: Counter[int] = field(default_factory=Counter)
     """Failed tries of each lane."""
@@ -81,9 +86,7 @@ class Board:
     - `clock`, `chance`: the time, and random numbers in [0, 1) for the jitter.
     """
 
-    def __init__(
-        self, plan: Plan, retries: Retries, clock: Callable[[], float], chance: random.Random
-    ) -> None:
+    def __init__(self, plan: Plan, retries: Retries, clock: Callable[[], float], chance: random.Random) -> None:
         self.plan = plan
         self.retries = retries
         self.troubles: dict[Batch, Trouble] = {}
@@ -92,12 +95,12 @@ class Board:
         self._clock, self._chance = clock, chance
         self._queue: deque[tuple[Batch, tuple[int, ...] | None]] = deque()
         self._later: list[tuple[float, Batch, tuple[int, ...]]] = []
+        self._waiting: set[Batch] = set()
+        """Batches in one of the two."""
         self._counts: dict[Batch, Counter[str]] = {}
         self._part_of = {(part.group, b): n for n, part in enumerate(plan.parts) for b in part.batches()}
         self._open = [len(part.batches()) for part in plan.parts]
-        self._programs = [
-            canonical([g.experiment, g.static, g.traced, g.vectorize, g.batch]) for g in plan.groups
-        ]
+        self._programs = [canonical([g.experiment, g.static, g.traced, g.vectorize, g.batch]) for g in plan.groups]
         self._unsettled: set[Batch] = set(self._part_of)
 
     def load(self, statuses: Iterable[tuple[Batch, Mapping[str, int]]]) -> None:
@@ -108,7 +111,7 @@ class Board:
         for part in self.plan.parts:
             for number in part.batches():
                 if (part.group, number) in self._unsettled:
-                    self._queue.append(((part.group, number), None))
+                    self._wait((part.group, number), None)
 
     def program(self, group: int) -> str:
         """What a worker must have compiled for a group."""
@@ -121,6 +124,7 @@ class Board:
             if accepts(batch[0]):
                 _, lanes = self._queue[index]
                 del self._queue[index]
+                self._waiting.discard(batch)
                 return self._issue(batch, lanes)
         return None
 
@@ -148,15 +152,14 @@ class Board:
             )
             verdict = Verdict(again, due, out)
         if trouble is not None:
-            trouble.deaths, trouble.suspects, trouble.leave_out = 0, (), {}
+            trouble.deaths, trouble.suspects, trouble.stuck, trouble.leave_out = 0, (), 0, {}
         self._settle(batch, counts, open_again=bool(verdict.retried))
         if verdict.retried:
+            self._waiting.add(batch)
             heapq.heappush(self._later, (verdict.due, batch, verdict.retried))
         return verdict
 
-    def lost(
-        self, batch: Batch, lanes: tuple[int, ...] | None, started: Started | None, attempt: int
-    ) -> bool:
+    def lost(self, batch: Batch, lanes: tuple[int, ...] | None, started: Started | None, attempt: int) -> bool:
         """A worker died; returns whether this batch is charged for it. It goes to the front again.
 
         A batch that had its start mark open is charged. One death may be an accident; from the
@@ -164,22 +167,20 @@ class Board:
         until one stands alone: that one is left out.
         """
         self.flying.discard(batch)
-        charged = (
-            started is not None and started.batch == f"g{batch[0]}/{batch[1]}" and started.attempt == attempt
-        )
+        charged = started is not None and started.batch == f"g{batch[0]}/{batch[1]}" and started.attempt == attempt
         if charged and started is not None:
             trouble = self.troubles.setdefault(batch, Trouble())
             trouble.deaths += 1
             known = len(started.lanes) == 1 and trouble.tries[started.lanes[0]] > 0
             if started.timed_out or trouble.deaths > 1 or known:
                 self._accuse(trouble, started)
-        self._queue.appendleft((batch, lanes))
+        self._wait(batch, lanes, first=True)
         return charged
 
     def returned(self, batch: Batch, lanes: tuple[int, ...] | None, *, fault: bool) -> int:
         """Put a batch back that the machinery failed; returns how often that has happened."""
         self.flying.discard(batch)
-        self._queue.appendleft((batch, lanes))
+        self._wait(batch, lanes, first=True)
         if fault:
             self.troubles.setdefault(batch, Trouble()).faults += 1
         return self.troubles[batch].faults if batch in self.troubles else 0
@@ -195,15 +196,10 @@ class Board:
         trouble = self.troubles.setdefault(batch, Trouble())
         for lane in lanes or ():
             trouble.tries[lane] = 0
-        waiting = [more for other, more in self._queue if other == batch]
-        waiting += [more for _, other, more in self._later if other == batch]
-        self._queue = deque(entry for entry in self._queue if entry[0] != batch)
-        self._later = [entry for entry in self._later if entry[1] != batch]
-        heapq.heapify(self._later)
-        for more in waiting:
+        for more in self._withdraw(batch):
             lanes = None if lanes is None or more is None else tuple(sorted({*lanes, *more}))
         self._unsettle(batch)
-        self._queue.append((batch, lanes))
+        self._wait(batch, lanes)
 
     def settled_batches(self) -> set[Batch]:
         """Batches that are committed and not to be done again."""
@@ -245,19 +241,41 @@ class Board:
         left_out = tuple((lane, outcome, text) for lane, (outcome, text) in sorted(trouble.leave_out.items()))
         return Next(batch, trouble.attempts, lanes, left_out, trouble.suspects)
 
+    def _wait(self, batch: Batch, lanes: tuple[int, ...] | None, *, first: bool = False) -> None:
+        self._waiting.add(batch)
+        (self._queue.appendleft if first else self._queue.append)((batch, lanes))
+
+    def _withdraw(self, batch: Batch) -> list[tuple[int, ...] | None]:
+        """Take a batch out of the queue, and its retries to come; what lanes were asked for."""
+        if batch not in self._waiting:
+            return []
+        found = [lanes for other, lanes in self._queue if other == batch]
+        found += [lanes for _, other, lanes in self._later if other == batch]
+        self._queue = deque(entry for entry in self._queue if entry[0] != batch)
+        self._later = [entry for entry in self._later if entry[1] != batch]
+        heapq.heapify(self._later)
+        return found
+
     def _ripen(self) -> None:
         while self._later and self._later[0][0] <= self._clock():
             _, batch, lanes = heapq.heappop(self._later)
             self._queue.appendleft((batch, lanes))
 
     def _accuse(self, trouble: Trouble, started: Started) -> None:
-        if len(started.lanes) > 1:
-            trouble.suspects = started.lanes
-            return
+        lanes = started.lanes
+        if len(lanes) > 1:
+            # Tried in pieces they lived, together they die: that is searched only so often.
+            trouble.stuck += len(lanes) >= len(trouble.suspects)
+            if trouble.stuck <= STUCK:
+                trouble.suspects = lanes
+                return
         outcome = Outcome.TIMEOUT if started.timed_out else Outcome.KILLED
         text = "ran past execution.timeout" if started.timed_out else "took its process down"
-        trouble.leave_out[started.lanes[0]] = (int(outcome), text)
-        trouble.suspects, trouble.deaths = (), 0
+        if len(lanes) > 1:
+            text += f" together with {len(lanes) - 1} others, not alone: lower execution.width"
+        for lane in lanes:
+            trouble.leave_out[lane] = (int(outcome), text)
+        trouble.suspects, trouble.deaths, trouble.stuck = (), 0, 0
 
     def _settle(self, batch: Batch, counts: Mapping[str, int], *, open_again: bool = False) -> None:
         self.outcomes.subtract(self._counts.get(batch, {}))

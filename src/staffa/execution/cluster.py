@@ -118,6 +118,13 @@ def local_pool(
                 silence_logs=logging.CRITICAL,
                 env=environment,
             )
+        except RuntimeError as error:
+            # What Dask says when a worker's process ends at once: most often it imported a script
+            # that starts a run itself.
+            raise ClusterError(
+                f"the local cluster did not start: {error}",
+                'in a script, put the call below `if __name__ == "__main__":`; otherwise see the traceback above',
+            ) from error
         except OSError as error:
             raise ClusterError(
                 f"the local cluster did not start: {error}", "staffa run … --set cluster.dashboard_port=0"
