@@ -21,7 +21,7 @@ from staffa.campaign.model import CampaignConfig
 from staffa.campaign.points import Column, Points
 from staffa.campaign.space import Space
 from staffa.errors import ConfigError, near
-from staffa.experiment.protocol import RESERVED, Output, Sampling, Schema
+from staffa.experiment.protocol import RESERVED_PARAMETERS, SUMMARIES, Output, Sampling, Schema
 from staffa.trial import Scalar, canonical, experiment_text
 
 BATCH_BYTES = 8 << 20
@@ -263,9 +263,7 @@ def _group(values: dict[str, Any]) -> Group:
     return Group(outputs=outputs, coords=coords, **values)
 
 
-def _experiments(
-    config: CampaignConfig, points: Points
-) -> tuple[list[dict[str, Any]], npt.NDArray[np.int32]]:
+def _experiments(config: CampaignConfig, points: Points) -> tuple[list[dict[str, Any]], npt.NDArray[np.int32]]:
     """The distinct experiment blocks the space makes, and each point's block."""
     base = {"use": config.experiment.use, **config.experiment.options}
     swept = [column for column in points.columns if column.name.startswith("experiment.")]
@@ -287,9 +285,7 @@ def _set(block: dict[str, Any], path: list[str], value: Scalar, field: str) -> N
     for name in path[:-1]:
         block = block.setdefault(name, {})
         if not isinstance(block, dict):
-            raise ConfigError(
-                f"space: {field}: {name!r} is not a block in the experiment", "check the dotted path"
-            )
+            raise ConfigError(f"space: {field}: {name!r} is not a block in the experiment", "check the dotted path")
     block[path[-1]] = value
 
 
@@ -299,10 +295,8 @@ def _identity(block: Mapping[str, Any]) -> str:
 
 def _check_names(trials: Points) -> None:
     for column in trials.columns:
-        if column.name in RESERVED:
-            raise ConfigError(
-                f"space: {column.name!r} is a column the archive uses itself", "rename the parameter"
-            )
+        if column.name in RESERVED_PARAMETERS:
+            raise ConfigError(f"space: {column.name!r} is a column the archive uses itself", "rename the parameter")
 
 
 def _without_duplicates(
@@ -322,9 +316,7 @@ def _without_duplicates(
     return np.flatnonzero(keep)
 
 
-def _with_sampler(
-    points: Points, blocks: Sequence[Mapping[str, Any]], codes: npt.NDArray[np.int32]
-) -> Points:
+def _with_sampler(points: Points, blocks: Sequence[Mapping[str, Any]], codes: npt.NDArray[np.int32]) -> Points:
     names = [str(block["use"]) for block in blocks]
     distinct = list(dict.fromkeys(names))
     sampler = Column(
@@ -342,14 +334,11 @@ def _check_partition(partition_by: Sequence[str], points: Points) -> None:
     from staffa.storage.archive import check_partition_text
 
     known = {column.name: column for column in points.columns}
-    values = 1
     for name in partition_by:
         if name not in known:
-            raise ConfigError(
-                f"archive.partition_by: {name!r} is not a parameter of the space", near(name, known)
-            )
+            hint = "partition by 'sampler'" if name == "experiment.use" else near(name, known)
+            raise ConfigError(f"archive.partition_by: {name!r} is not a parameter of the space", hint)
         column = known[name]
-        values *= len(column.values)
         if column.continuous:
             raise ConfigError(
                 f"archive.partition_by: {name!r} is sampled from a continuous range ({len(column.values)} values)",
@@ -357,11 +346,19 @@ def _check_partition(partition_by: Sequence[str], points: Points) -> None:
             )
         for value in column.values:
             check_partition_text(name, value)
-    if values > PARTITIONS:
+    count = _partitions([known[name] for name in partition_by])
+    if count > PARTITIONS:
         raise ConfigError(
-            f"archive.partition_by: {list(partition_by)} makes {values} partitions; more than {PARTITIONS} are refused",
+            f"archive.partition_by: {list(partition_by)} makes {count} partitions; more than {PARTITIONS} are refused",
             "leave out the column with the most values",
         )
+
+
+def _partitions(columns: Sequence[Column]) -> int:
+    """Combinations of values that occur: of zipped columns far fewer than there could be."""
+    if math.prod(len(column.values) for column in columns) <= PARTITIONS:
+        return 0
+    return len(np.unique(np.stack([column.codes for column in columns]), axis=1).T)
 
 
 def _group_codes(
@@ -442,9 +439,7 @@ def _described(drafts: Sequence[Group], describe: Describe) -> list[tuple[Group,
         schema = memo[key]
         found.append(
             (
-                replace(
-                    group, outputs=schema.outputs, coords=dict(schema.coords), state_bytes=schema.state_bytes
-                ),
+                replace(group, outputs=schema.outputs, coords=dict(schema.coords), state_bytes=schema.state_bytes),
                 schema,
             )
         )
@@ -455,12 +450,14 @@ def _check_outputs(groups: Sequence[Group], trials: Points) -> None:
     parameters = {column.name for column in trials.columns}
     kinds: dict[str, tuple[Group, Output]] = {}
     for group in groups:
+        for axis in sorted(parameters & group.coords.keys()):
+            raise ConfigError(f"{axis!r} is both a parameter of the space and an axis of {group.sampler}", "rename one")
         for output in group.outputs:
-            if output.name in parameters:
-                raise ConfigError(
-                    f"{output.name!r} is both a parameter of the space and an output of {group.sampler}",
-                    "rename one",
-                )
+            for name in (output.name, *(f"{output.name}.{word}" for word in SUMMARIES)):
+                if name in parameters:
+                    raise ConfigError(
+                        f"{name!r} is both a parameter of the space and an output of {group.sampler}", "rename one"
+                    )
             other, known = kinds.setdefault(output.name, (group, output))
             if (known.dtype, len(known.shape), known.table) != (
                 output.dtype,
@@ -514,17 +511,17 @@ def _check_modes(config: CampaignConfig, groups: Sequence[Group], sampling: Samp
                 "set execution.segments: 1",
             )
         if (sampling.discard + (sampling.draws or 1)) * sampling.thin >= 1 << 32:
-            raise ConfigError(
-                "sampling: more than 2**32 steps a trial", "lower sampling.draws or sampling.thin"
-            )
+            raise ConfigError("sampling: more than 2**32 steps a trial", "lower sampling.draws or sampling.thin")
 
 
 def _parts(config: CampaignConfig, groups: Sequence[Group], sampling: Sampling) -> Iterator[Part]:
     """Cut each group's batches into parts: at most `part_size`, several where files stay large enough."""
     count = 0
     for number, group in enumerate(groups):
-        total = bytes_per_trial(group, sampling.draws) * group.trials
-        wanted = max(math.ceil(total / config.archive.part_size), min(PARTS, total // PART_FLOOR), 1)
+        each = bytes_per_trial(group, sampling.draws)
+        total = each * group.trials
+        longest = max(config.archive.part_size // (each * group.batch), 1)
+        wanted = max(math.ceil(group.batches / longest), min(PARTS, total // PART_FLOOR), 1)
         edges = np.linspace(0, group.batches, min(wanted, group.batches) + 1).round().astype(int)
         for first, last in itertools.pairwise(edges):
             yield Part(f"part-{count:05d}", number, int(first), int(last))

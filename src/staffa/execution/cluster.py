@@ -27,6 +27,9 @@ SETTINGS: dict[str, Any] = {
     "distributed.scheduler.allowed-failures": 0,
     "distributed.scheduler.work-stealing": False,
     "distributed.scheduler.worker-ttl": "30 minutes",
+    # Nannies bring dead workers back. A cluster that looks after 15 s and finds one dead once more
+    # (several trials that kill their process) would give that worker up for good.
+    "distributed.deploy.lost-worker-timeout": "1000 days",
     "distributed.scheduler.active-memory-manager.start": False,
     # Outputs wait in memory for their write and are never big enough to spill; a paused worker
     # would stall the campaign in silence.

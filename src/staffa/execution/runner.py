@@ -197,7 +197,7 @@ class Runner:
         for batch, lanes in failed_lanes(store):
             digests = store.digests(batch)
             again = {
-                lane: len(books.failures.get(digests[lane], ()))
+                lane: books.tries(digests[lane])
                 for lane in lanes
                 if digests[lane] not in books.states
             }

@@ -41,6 +41,9 @@ RESERVED = frozenset(
 RESERVED_PARAMETERS = RESERVED | {"attempts", "node", "message", "state"}
 """Parameters also stand in the tables of trials and of failures."""
 
+SUMMARIES = ("count", "mean", "sd", "min", "max")
+"""What the table of trials says of each output `x`, in columns `x.mean` and so on."""
+
 TABLES = frozenset({"draws", "trials", "failed"})
 """Tables every archive has."""
 

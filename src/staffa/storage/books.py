@@ -66,6 +66,7 @@ class Books:
     - `segments`: batches that yielded, with the segment to carry on from.
     - `failures`, `losses`: what went wrong, in order, per trial and per batch.
     - `nan`: trials whose data hold a NaN.
+    - `forgiven`: trials readmitted, with how many of their failures no longer count.
     - `states`: trials (or whole batches) that are out of the race: `quarantined`, `cancelled`.
     - `retries`: planned and not yet issued, per batch: the event's `lanes`, `attempt`, `due`.
     - `parts`: sealed parts by name: the event's `rows`, `trials`, `bytes`, `seconds`.
@@ -83,6 +84,7 @@ class Books:
     failures: dict[str, list[Failure]] = field(default_factory=dict)
     losses: dict[str, list[Loss]] = field(default_factory=dict)
     nan: set[str] = field(default_factory=set)
+    forgiven: dict[str, int] = field(default_factory=dict)
     states: dict[str, str] = field(default_factory=dict)
     retries: dict[str, dict[str, Any]] = field(default_factory=dict)
     parts: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -103,6 +105,10 @@ class Books:
             self.counts[event["event"]] += 1
         except (KeyError, TypeError, ValueError, AttributeError):
             self.counts["unreadable"] += 1
+
+    def tries(self, trial: str) -> int:
+        """Failed tries of a trial that count against its limit."""
+        return len(self.failures.get(trial, ())) - self.forgiven.get(trial, 0)
 
     def attempts(self, batch: str) -> int:
         """How many attempts of a batch have been charged."""
@@ -226,6 +232,8 @@ def _cancelled(books: Books, event: Mapping[str, Any]) -> None:
 
 def _readmitted(books: Books, event: Mapping[str, Any]) -> None:
     books.states.pop(event["trial"] if "trial" in event else event["batch"], None)
+    if "trial" in event:
+        books.forgiven[event["trial"]] = len(books.failures.get(event["trial"], ()))
     books.charged.pop(event.get("batch", ""), None)
 
 
