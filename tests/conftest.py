@@ -32,6 +32,8 @@ def mixed(workflow: Path, mixed_events: list[dict[str, Any]]) -> Any:
 
     override = f"storage.root={workflow.parent / 'runs'}"
     return staffa.run(
-        workflow / "campaign.yaml", set=[override], progress=False,
+        workflow / "campaign.yaml",
+        set=[override],
+        progress=False,
         listeners=[lambda event: mixed_events.append(dict(event))],
     )

@@ -35,7 +35,8 @@ def main() -> int:
     trials = sum(run.ended.outcomes.values())
     early = sum(1 for _, count in sealed if count < trials)
     print(
-        f"\n{trials} trials in {time.time() - began:.0f} s; {early} of {len(sealed)} parts sealed while trials still ran"
+        f"\n{trials} trials in {time.time() - began:.0f} s; "
+        f"{early} of {len(sealed)} parts sealed while trials still ran"
     )
     print("How well can the gene suit each organism, from frozen to warm?\n")
     print(run.query(QUESTION).to_string(index=False))

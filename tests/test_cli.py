@@ -243,7 +243,11 @@ def test_debug_shows_where(folder: Path, capfd: pytest.CaptureFixture[str]) -> N
     ],
 )
 def test_what_else_goes_wrong(
-    folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int,
+    folder: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+    code: int,
     words: str,
 ) -> None:
     from staffa import api
@@ -266,8 +270,15 @@ def test_plan(workflow: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     words = ["plan", str(workflow / "campaign.yaml"), "--set", f"storage.root={tmp_path / 'runs'}"]
     assert main(words) == 0
     text = capsys.readouterr().out
-    for piece in ("trials   48", "16, 7 programs", "16 parts, 4 partitions by kind, population", "for 1,000 trials",
-                  "kind=a b/ü=1, population=64, size=5", "energy float32, x float32[5]", "nothing was written"):
+    for piece in (
+        "trials   48",
+        "16, 7 programs",
+        "16 parts, 4 partitions by kind, population",
+        "for 1,000 trials",
+        "kind=a b/ü=1, population=64, size=5",
+        "energy float32, x float32[5]",
+        "nothing was written",
+    ):
         assert piece in text, piece
     assert not (tmp_path / "runs").exists()
     assert main([*words, "--json"]) == 0
@@ -360,9 +371,7 @@ def test_run_resume_refuse(folder: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "--accept-code-change" in capsys.readouterr().err
 
 
-def test_flagged_run_ends_with_counts_by_class(
-    mixed: Any, workflow: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_flagged_run_ends_with_counts_by_class(mixed: Any, workflow: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", str(workflow / "campaign.yaml"), "--set", f"storage.root={workflow.parent / 'runs'}"]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert "resumed with 1 worker" in lines[1] and any("an unchanged campaign was resumed" in line for line in lines)

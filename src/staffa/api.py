@@ -27,8 +27,9 @@ from staffa.storage.workspace import Workspace
 if TYPE_CHECKING:
     from dask.delayed import Delayed
 
+    from staffa.execution.chronicle import Listener
     from staffa.execution.prepare import Prepared
-    from staffa.execution.runner import Ended, Listener
+    from staffa.execution.runner import Ended
     from staffa.views.results import Results
 
 ANSWER_SECONDS = 30.0
@@ -95,9 +96,7 @@ def load(
 
     Raises `ConfigError` naming file, line, field, value.
     """
-    return Campaign(
-        load_declaration(path, cluster=cluster, profile=profile, overrides=[*set, *_dotted(overrides)])
-    )
+    return Campaign(load_declaration(path, cluster=cluster, profile=profile, overrides=[*set, *_dotted(overrides)]))
 
 
 def plan(campaign: Campaign | str | Path, **options: Any) -> Prepared:
@@ -172,9 +171,7 @@ def resume(
     from staffa.execution.prepare import check_unchanged
 
     workspace = Workspace.open(root)
-    declaration = load_frozen(
-        workspace.campaign_yaml, directory=workspace.code, cluster=cluster, overrides=tuple(set)
-    )
+    declaration = load_frozen(workspace.campaign_yaml, directory=workspace.code, cluster=cluster, overrides=tuple(set))
     check_unchanged(declaration, workspace)
     with _driving(workspace) as lease:
         ended = _drive(
@@ -190,9 +187,7 @@ def resume(
     return Run(workspace.root, ended, resumed=True)
 
 
-def consolidate(
-    root: str | Path, *, client: Any = None, listeners: Iterable[Listener] = ()
-) -> dict[str, Any]:
+def consolidate(root: str | Path, *, client: Any = None, listeners: Iterable[Listener] = ()) -> dict[str, Any]:
     """Seal every ripe part: asked of the live driver, or done here if there is none."""
     workspace = Workspace.open(root)
     if _alive(workspace):
@@ -217,7 +212,7 @@ def retry(root: str | Path) -> dict[str, Any]:
     if _alive(workspace):
         return _ask(workspace, "retry")
     from staffa.execution.prepare import load_plan, open_stores
-    from staffa.execution.runner import failed_trials
+    from staffa.execution.tally import failed_trials
 
     count = 0
     with _driving(workspace) as lease, Ledger.open(workspace, lease) as ledger:
@@ -282,9 +277,7 @@ class Graph:
     the bytes written are the same.
     """
 
-    def __call__(
-        self, campaign: Campaign | str | Path, trial: int | str | None = None, *, batch: int = 0
-    ) -> Delayed:
+    def __call__(self, campaign: Campaign | str | Path, trial: int | str | None = None, *, batch: int = 0) -> Delayed:
         """The graph of one batch: the `batch`-th of the campaign, or the one that holds `trial`."""
         from staffa.execution.graph import batch_graph
         from staffa.execution.prepare import load_plan, plan_digest
@@ -529,7 +522,7 @@ def _ask(workspace: Workspace, verb: str) -> dict[str, Any]:
 def _counted(workspace: Workspace) -> dict[str, Any]:
     """Numbers from the stores alone, where no driver left a summary."""
     from staffa.execution.prepare import load_plan, open_stores
-    from staffa.execution.runner import counted
+    from staffa.execution.tally import counted
 
     found = load_plan(workspace)
     # Supplements are called `part-00007-s1`: they belong to a part that counts already.

@@ -29,7 +29,11 @@ OK, FLAGGED, BAD_INPUT, INFRASTRUCTURE, INTERRUPTED = 0, 1, 2, 3, 130
 DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS})
 
 app = typer.Typer(
-    name="staffa", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+    name="staffa",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     help="Tens of thousands of JAX sampling experiments, and an archive to ask.",
     epilog="Exit codes: 0 all trials ok; 1 some flagged, quarantined or missing; 2 bad input; 3 infrastructure; "
     "130 interrupted, resumable.",
@@ -60,8 +64,12 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 
 @app.command()
 def plan(
-    campaign: CampaignFile, set_: Set = None, cluster: Cluster = None, profile: Profile = None,
-    as_json: Json = False, debug: Debug = False,
+    campaign: CampaignFile,
+    set_: Set = None,
+    cluster: Cluster = None,
+    profile: Profile = None,
+    as_json: Json = False,
+    debug: Debug = False,
 ) -> None:
     """Show what would run; refuse what cannot.
 
@@ -81,29 +89,47 @@ def plan(
 
 @app.command()
 def run(
-    campaign: CampaignFile, set_: Set = None, cluster: Cluster = None, profile: Profile = None,
-    allow_dirty: Dirty = False, accept_code_change: Accept = False, as_json: Json = False, debug: Debug = False,
+    campaign: CampaignFile,
+    set_: Set = None,
+    cluster: Cluster = None,
+    profile: Profile = None,
+    allow_dirty: Dirty = False,
+    accept_code_change: Accept = False,
+    as_json: Json = False,
+    debug: Debug = False,
 ) -> None:
     """Run a campaign, or resume it where it stands."""
     from staffa import api
 
     declared = api.load(campaign, cluster=cluster, profile=profile, set=set_ or ())
-    _ended(declared.root, as_json, lambda: api.run(
-        declared, allow_dirty=allow_dirty, accept_code_change=accept_code_change, progress=_progress(as_json)
-    ))
+    _ended(
+        declared.root,
+        as_json,
+        lambda: api.run(
+            declared, allow_dirty=allow_dirty, accept_code_change=accept_code_change, progress=_progress(as_json)
+        ),
+    )
 
 
 @app.command()
 def resume(
-    run: RunFolder, set_: Set = None, cluster: Cluster = None, accept_code_change: Accept = False,
-    as_json: Json = False, debug: Debug = False,
+    run: RunFolder,
+    set_: Set = None,
+    cluster: Cluster = None,
+    accept_code_change: Accept = False,
+    as_json: Json = False,
+    debug: Debug = False,
 ) -> None:
     """Go on after anything died: only what is missing runs."""
     from staffa import api
 
-    _ended(run, as_json, lambda: api.resume(
-        run, cluster=cluster, set=set_ or (), accept_code_change=accept_code_change, progress=_progress(as_json)
-    ))
+    _ended(
+        run,
+        as_json,
+        lambda: api.resume(
+            run, cluster=cluster, set=set_ or (), accept_code_change=accept_code_change, progress=_progress(as_json)
+        ),
+    )
 
 
 @app.command()
@@ -127,7 +153,8 @@ def status(run: RunFolder, as_json: Json = False, debug: Debug = False) -> None:
 def watch(
     run: RunFolder,
     interval: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="How often to look.")] = 2.0,
-    as_json: Json = False, debug: Debug = False,
+    as_json: Json = False,
+    debug: Debug = False,
 ) -> None:
     """Follow a campaign until its driver ends.
 
@@ -164,7 +191,8 @@ def retry(run: RunFolder, as_json: Json = False, debug: Debug = False) -> None:
 def explain(
     run: RunFolder,
     trial: Annotated[str, typer.Argument(help="Its index, or the beginning of its digest.")],
-    as_json: Json = False, debug: Debug = False,
+    as_json: Json = False,
+    debug: Debug = False,
 ) -> None:
     """Tell why a trial waits or failed, and its story."""
     from staffa import api
@@ -194,7 +222,8 @@ def query(
     run: RunFolder,
     sql: Annotated[str, typer.Argument(help="A SELECT over draws, trials and failed.")],
     limit: Annotated[int, typer.Option(min=0, metavar="ROWS", help="Show at most so many rows; 0 for all.")] = 1000,
-    as_json: Json = False, debug: Debug = False,
+    as_json: Json = False,
+    debug: Debug = False,
 ) -> None:
     """Ask the archive in SQL."""
     from staffa import api
@@ -207,8 +236,12 @@ def query(
 
 @config_app.command("explain")
 def config_explain(
-    campaign: CampaignFile, set_: Set = None, cluster: Cluster = None, profile: Profile = None,
-    as_json: Json = False, debug: Debug = False,
+    campaign: CampaignFile,
+    set_: Set = None,
+    cluster: Cluster = None,
+    profile: Profile = None,
+    as_json: Json = False,
+    debug: Debug = False,
 ) -> None:
     """Show every value of a campaign, and where it came from."""
     from staffa import api

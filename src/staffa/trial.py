@@ -118,9 +118,7 @@ def digests(
             yield state.digest()[:DIGEST_BYTES]
 
 
-def digest(
-    reference: str, options: Mapping[str, Any], parameters: Mapping[str, Scalar], replicate: int = 0
-) -> str:
+def digest(reference: str, options: Mapping[str, Any], parameters: Mapping[str, Scalar], replicate: int = 0) -> str:
     """Name one trial: 32 hexadecimal characters."""
     texts = [parameter_texts(name, [parameters[name]])[0] for name in sorted(parameters)]
     experiment = experiment_text(reference, options)

@@ -26,7 +26,7 @@ def run(folder: str, trials: int, **more):
 def scan(root: Path) -> float:
     """What a resume reads to know what is missing: every mark of every store, and the journal."""
     from staffa.execution.prepare import load_plan, open_stores
-    from staffa.execution.runner import counted
+    from staffa.execution.tally import counted
     from staffa.storage.books import fold
     from staffa.storage.ledger import history
     from staffa.storage.workspace import Workspace

@@ -280,9 +280,7 @@ def test_overrides_are_read_as_yaml(write):
     assert declaration.campaign.sampling.draws == 1000
     assert declaration.campaign.experiment.options == {"target": {"scale": 0.001}}
     assert declaration.campaign.campaign.description == "a=b"
-    assert (
-        "seeds.pinned: null is not a mapping" in refused(Path("campaign.yaml"), overrides=overrides).message
-    )
+    assert "seeds.pinned: null is not a mapping" in refused(Path("campaign.yaml"), overrides=overrides).message
 
 
 def test_a_section_of_comments_erases_nothing(write):
@@ -620,9 +618,7 @@ def test_explain_has_every_leaf_sorted(write):
     rows = config.explain(load(write(WALK + "replicates: 2\n")))
     paths = [row[0] for row in rows]
     assert paths == sorted(paths) and len(set(paths)) == len(paths)
-    assert {"campaign.name", "execution.retries.backoff.initial", "archive.every.trials", "space"} <= set(
-        paths
-    )
+    assert {"campaign.name", "execution.retries.backoff.initial", "archive.every.trials", "space"} <= set(paths)
     assert ("replicates", 2, Origin("campaign", "campaign.yaml", 5)) in rows
 
 
@@ -635,9 +631,7 @@ VALUES = st.recursive(
     | st.integers()
     | st.floats(allow_nan=False, allow_infinity=False)
     | TEXTS
-    | st.sampled_from(
-        ["1e-3", "010", "0o17", "off", "null", "1:30", "2026-01-02", "a # b", "a: b", "<<", "="]
-    ),
+    | st.sampled_from(["1e-3", "010", "0o17", "off", "null", "1:30", "2026-01-02", "a # b", "a: b", "<<", "="]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
     max_leaves=8,
 )
@@ -675,10 +669,7 @@ def test_the_frozen_file_tells_where_values_came_from(write):
     assert "  every: 'off'  # profile profiles/quiet.yaml:1\n" in text
     assert "replicates: 4  # environment STAFFA_REPLICATES\n" in text
     assert "  timeout: 7200.0  # set\n" in text
-    assert (
-        "space:  # campaign campaign.yaml:5\n  - {grid: {a: [0.001, 2]}}\n  - {list: {b: ['010', true]}}\n"
-        in text
-    )
+    assert "space:  # campaign campaign.yaml:5\n  - {grid: {a: [0.001, 2]}}\n  - {list: {b: ['010', true]}}\n" in text
     assert yaml.safe_load(text) == config.plain(declaration)
     frozen = config.load_frozen(write(text, "runs/v1.0_walk/campaign.yaml"), directory="here")
     assert frozen.campaign == declaration.campaign
@@ -690,9 +681,7 @@ def test_hash_and_difference(write):
     path = write(WALK + "space: [{grid: {a: [1, 2]}}]\n")
     one, same = load(path), load(path, overrides=["replicates=1"])
     assert config.config_hash(one) == config.config_hash(same) and len(config.config_hash(one)) == 16
-    two = load(
-        path, overrides=["space=[{grid: {a: [1.0, 2]}}]", "experiment.kernel=slice", "archive.every=off"]
-    )
+    two = load(path, overrides=["space=[{grid: {a: [1.0, 2]}}]", "experiment.kernel=slice", "archive.every=off"])
     assert config.config_hash(one) != config.config_hash(two)
     assert config.difference(one, two) == [
         ("archive.every", config.ABSENT, "off"),
@@ -701,9 +690,7 @@ def test_hash_and_difference(write):
         ("experiment.kernel", config.ABSENT, "slice"),
         ("space", [{"grid": {"a": [1, 2]}}], [{"grid": {"a": [1.0, 2]}}]),
     ]
-    reordered = write(
-        "experiment: {use: model.py:Walk}\nspace: [{grid: {a: [1, 2]}}]\ncampaign: {name: walk}\n"
-    )
+    reordered = write("experiment: {use: model.py:Walk}\nspace: [{grid: {a: [1, 2]}}]\ncampaign: {name: walk}\n")
     assert config.config_hash(load(reordered)) == config.config_hash(one)
 
 
@@ -724,10 +711,7 @@ def test_from_mapping_takes_what_notebooks_hold(tmp_path):
     assert campaign.experiment.options == {"data": str(tmp_path), "scale": 0.5}
     assert campaign.replicates == 5 and campaign.campaign.tags == ("a", "b")
     assert declaration.directory == tmp_path
-    assert (
-        str(declaration.where("campaign.name")) == "python"
-        and str(declaration.where("replicates")) == "--set"
-    )
+    assert str(declaration.where("campaign.name")) == "python" and str(declaration.where("replicates")) == "--set"
     mapping["space"].append({})
     assert len(campaign.space) == 1
 

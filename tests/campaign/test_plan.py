@@ -323,7 +323,9 @@ def test_a_parameter_and_an_output_of_one_name_are_refused(name: str) -> None:
     assert repr(name) in message and "parameter" in message and "output" in message
 
 
-@pytest.mark.parametrize("name", ["status", "seconds", "sampler", "item", "node", "attempts", "message", "identity"])
+@pytest.mark.parametrize(
+    "name", ["status", "seconds", "sampler", "item", "node", "attempts", "message", "identity", "row", "index"]
+)
 def test_names_of_our_own_columns_are_refused(name: str) -> None:
     message = refused(config_of({"grid": {name: [1]}}))
     assert repr(name) in message and "rename" in message

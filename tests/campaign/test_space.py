@@ -169,9 +169,11 @@ def test_ranges_of_sampled_parameters_in_conditions():
 
 
 def test_exclude_needs_all_names_of_one_condition():
-    assert rows(
-        {"grid": {"a": [1, 2], "b": [1, 2, 3]}}, {"exclude": [{"a": 1, "b": [2, 3]}, {"a": 2, "b": 1}]}
-    ) == [{"a": 1, "b": 1}, {"a": 2, "b": 2}, {"a": 2, "b": 3}]
+    assert rows({"grid": {"a": [1, 2], "b": [1, 2, 3]}}, {"exclude": [{"a": 1, "b": [2, 3]}, {"a": 2, "b": 1}]}) == [
+        {"a": 1, "b": 1},
+        {"a": 2, "b": 2},
+        {"a": 2, "b": 3},
+    ]
 
 
 def test_a_parameter_that_never_applies_is_an_empty_column():

@@ -221,9 +221,7 @@ def test_of_eight_racing_processes_one_wins(tmp_path: Path, before: str | None) 
         if before is not None:
             (tmp_path / f"{number}" / "lease.json").write_text(before)
     words = [sys.executable, "-c", RACE, str(tmp_path), str(time.time() + 1.5), str(rounds)]
-    racers = [
-        subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(8)
-    ]
+    racers = [subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(8)]
     said = {racer.pid: json.loads(racer.stdout.readline()) for racer in racers if racer.stdout}
     for racer in racers:
         racer.communicate()

@@ -136,9 +136,7 @@ def test_deleted_ledger_is_an_empty_history(workspace: Workspace, clock: Clock) 
 
 
 LINES = st.lists(
-    st.dictionaries(
-        st.text(max_size=5), st.one_of(st.text(max_size=8), st.integers(), st.none()), max_size=3
-    ),
+    st.dictionaries(st.text(max_size=5), st.one_of(st.text(max_size=8), st.integers(), st.none()), max_size=3),
     min_size=1,
     max_size=6,
 )
@@ -313,9 +311,7 @@ def test_fold_tells_the_story() -> None:
 
 def test_empty_books_have_a_summary() -> None:
     assert Books().summary()["run"] is None
-    assert fold([{"event": "run_ended", "at": 1.0}]).runs == [
-        {"ended": 1.0, "reason": None, "exit_code": None}
-    ]
+    assert fold([{"event": "run_ended", "at": 1.0}]).runs == [{"ended": 1.0, "reason": None, "exit_code": None}]
 
 
 def test_reading_and_folding_two_thousand_batches_is_quick(workspace: Workspace) -> None:

@@ -107,11 +107,17 @@ class Lab:
         for path in (self.gates, self.traps, self.workflow, folder / "logs"):
             path.mkdir()
         self.runs = folder / "runs"
+        self.view = Path("/")
         self.drivers = []
 
     @property
     def root(self):
         return self.runs / "v1.0_walk"
+
+    @property
+    def seen(self):
+        """The same folder from here, where the drivers live in a mount namespace of their own."""
+        return self.view / self.root.relative_to("/")
 
     # The campaign
 
@@ -215,13 +221,13 @@ class Lab:
 
     def mark(self, pid):
         """What a worker's start mark says; None where it is not on the device."""
-        path = next((self.root / "state" / "started").glob(f"*-{pid}.json"))
+        path = next((self.seen / "state" / "started").glob(f"*-{pid}.json"))
         text = path.read_text().strip()
         return json.loads(text) if text else None
 
     def journal(self, *names):
         """Everything recorded so far, or the events of some names."""
-        events = history(self.root)
+        events = history(self.seen)
         return [event for event in events if event["event"] in names] if names else events
 
     def flying(self):
@@ -245,6 +251,44 @@ class Lab:
     def close(self):
         for driver in self.drivers:
             driver.end()
+
+
+class SmallDisk:
+    """A tmpfs of a few MiB on which a lab's campaigns stand, in a mount namespace of its own."""
+
+    def __init__(self, lab, size="6M"):
+        lab.runs.mkdir()
+        words = ["unshare", "-m"] if os.geteuid() == 0 else ["unshare", "-r", "-m"]
+        mount = f"mount -t tmpfs -o size={size} tmpfs '{lab.runs}' && echo ready && exec sleep infinity"
+        try:
+            self.holder = subprocess.Popen(
+                [*words, "sh", "-c", mount], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            )
+        except OSError as error:
+            pytest.skip(f"NOT TESTED: no disk can be filled up here: {error}")
+        said = self.holder.stdout.readline()
+        if said != "ready\n":
+            self.holder.wait()
+            pytest.skip(f"NOT TESTED: no disk can be filled up here: {said or 'no unshare'}")
+        users = [] if os.geteuid() == 0 else ["-U", "--preserve-credentials"]
+        self.prefix = ("nsenter", "-t", str(self.holder.pid), "-m", *users, "--")
+        lab.view = Path(f"/proc/{self.holder.pid}/root")
+        self.ballast = lab.view / lab.runs.relative_to("/") / "ballast"
+
+    def fill(self):
+        """Leave not a byte."""
+        with contextlib.suppress(OSError), self.ballast.open("ab", buffering=0) as file:
+            for size in (1 << 16, 1 << 12):
+                with contextlib.suppress(OSError):
+                    while True:
+                        file.write(b"x" * size)
+
+    def make_room(self):
+        self.ballast.unlink()
+
+    def close(self):
+        self.holder.kill()
+        self.holder.wait()
 
 
 def state(pid):

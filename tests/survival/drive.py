@@ -1,8 +1,8 @@
 """A process of the laboratory: the command line with traps laid, or the campaign without any driver.
 
-    drive.py run CAMPAIGN --set a.b=c …      drive.py resume ROOT …      (any word of the command line)
-    drive.py graph CAMPAIGN BATCH a.b=c      one batch's graph, computed right here
-    drive.py oracle CAMPAIGN a.b=c           all batches' graphs, then the archive
+drive.py run CAMPAIGN --set a.b=c …      drive.py resume ROOT …      (any word of the command line)
+drive.py graph CAMPAIGN BATCH a.b=c      one batch's graph, computed right here
+drive.py oracle CAMPAIGN a.b=c           all batches' graphs, then the archive
 """
 
 import faulthandler

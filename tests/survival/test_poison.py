@@ -43,23 +43,21 @@ def test_poisoned_trials(lab, model):
 
 def test_a_slice_that_never_started(lab):
     """All lanes of one call raise before the first step; the others outlive a worker between segments."""
-    campaign = lab.poisoned("BadStart", {8: RAISES, 9: RAISES, 13: RAISES})
+    campaign = lab.poisoned("BadStart", {0: RAISES, 1: RAISES, 9: RAISES})
     lab.hold("step-8")
     driver = lab.start("run", campaign)
-    for _ in range(4):
-        victim = lab.reached("step-8")
-        batch = lab.mark(victim)["batch"]
-        lab.until((lab.root / "state" / f"0-{batch.replace('/', '-')}.safetensors").exists, "the checkpoint")
-        os.kill(victim, signal.SIGKILL)
-        lab.until(lambda batch=batch: batch in [lost["batch"] for lost in lab.journal("batch_lost")], "the loss")
-        (lab.gates / "step-8.reached").unlink()
-        if batch == "g0/2":
-            break
+    victim = lab.reached("step-8")
+    assert lab.mark(victim)["batch"] == "g0/0"
+    saved = lab.root / "state" / "0-g0-0.safetensors"
+    lab.until(saved.exists, "the checkpoint")
+    os.kill(victim, signal.SIGKILL)
+    lab.until(lambda: lab.journal("batch_lost"), "the loss")
+    assert saved.exists()
     lab.release("step-8")
     assert driver.wait() == 1, driver.said
     assert_whole(lab.root, 64, failures=3)
     assert {row["outcome"] for row in failed(lab.root)} == {"raised"}
-    assert all("this trial is poisoned" in row["message"] for row in failed(lab.root))
+    assert all("this trial is poisoned" in row["message"] for row in failed(lab.root)), failed(lab.root)
 
 
 def test_mended_after_sealing(lab):

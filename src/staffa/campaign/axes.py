@@ -122,9 +122,7 @@ def _zip(block: Block) -> tuple[Factor, ...]:
     lengths = {axis.name: len(values) for axis, values in given}
     if len(set(lengths.values())) > 1:
         counted = ", ".join(f"{name} {length}" for name, length in lengths.items())
-        raise ConfigError(
-            f"{block.field}: lists of different lengths: {counted}", "for all combinations use grid"
-        )
+        raise ConfigError(f"{block.field}: lists of different lengths: {counted}", "for all combinations use grid")
     return (_together(given),)
 
 
@@ -296,9 +294,7 @@ SAMPLED = ("sobol", "latin", "random", "choice")
 def read_block(block: Block) -> tuple[Factor, ...]:
     """The factors of a block, everything about it checked; nothing is drawn yet."""
     if block.kind in SAMPLED and block.points is None:
-        raise ConfigError(
-            f"space[{block.index}]: {block.kind} needs `points`", "for example points: 64, beside it"
-        )
+        raise ConfigError(f"space[{block.index}]: {block.kind} needs `points`", "for example points: 64, beside it")
     if block.kind not in SAMPLED and block.points is not None:
         raise ConfigError(
             f"space[{block.index}].points: {block.kind} has as many points as it lists",

@@ -32,9 +32,7 @@ class Complaint:
 
 def refusal(complaints: Iterable[Complaint]) -> ConfigError:
     """One error for all complaints: each on its line, hints behind them unless there is only one."""
-    listed = sorted(
-        complaints, key=lambda complaint: (complaint.origin.file or "", complaint.origin.line or 0)
-    )
+    listed = sorted(complaints, key=lambda complaint: (complaint.origin.file or "", complaint.origin.line or 0))
     if len(listed) == 1:
         return ConfigError(str(listed[0]), listed[0].hint)
     lines = [f"{complaint} ({complaint.hint})" if complaint.hint else str(complaint) for complaint in listed]

@@ -65,9 +65,7 @@ class Declared:
     factor: Factor
 
 
-def read_condition(
-    raw: object, field: str, declared: Mapping[str, Declared], later: Collection[str] = ()
-) -> Condition:
+def read_condition(raw: object, field: str, declared: Mapping[str, Declared], later: Collection[str] = ()) -> Condition:
     """Check a condition against the parameters it names.
 
     Arguments:

@@ -117,16 +117,12 @@ def load(
     return _declared(tiers, path.parent, Origin("campaign", str(path)))
 
 
-def from_mapping(
-    mapping: Mapping[str, Any], *, directory: str | Path, overrides: Iterable[str] = ()
-) -> Declaration:
+def from_mapping(mapping: Mapping[str, Any], *, directory: str | Path, overrides: Iterable[str] = ()) -> Declaration:
     """A declaration from Python values in the shape of a campaign file; the environment is not asked."""
     origin = Origin("python")
     node = from_python(mapping, origin)
     if not isinstance(node.content, dict):
-        raise ConfigError(
-            f"{mapping!r} is not a mapping of sections", "give one in the shape of a campaign file"
-        )
+        raise ConfigError(f"{mapping!r} is not a mapping of sections", "give one in the shape of a campaign file")
     return _declared([node.content, *_override_tiers(overrides)], Path(directory), origin)
 
 
@@ -136,7 +132,10 @@ def dump(declaration: Declaration) -> str:
 
 
 def load_frozen(
-    path: str | Path, *, directory: str | Path | None = None, cluster: str | Path | None = None,
+    path: str | Path,
+    *,
+    directory: str | Path | None = None,
+    cluster: str | Path | None = None,
     overrides: Iterable[str] = (),
 ) -> Declaration:
     """Read back what `dump` wrote: no other tier has a say any more, but what is said on the spot.

@@ -37,9 +37,7 @@ def render(values: Mapping[str, Any], origins: Mapping[str, Origin]) -> str:
     return HEADER + "".join(f"{line}\n" for line in _lines(values, (), origins))
 
 
-def _lines(
-    section: Mapping[str, Any], above: tuple[str, ...], origins: Mapping[str, Origin]
-) -> Iterator[str]:
+def _lines(section: Mapping[str, Any], above: tuple[str, ...], origins: Mapping[str, Origin]) -> Iterator[str]:
     pad = "  " * len(above)
     for key, value in section.items():
         path = (*above, key)

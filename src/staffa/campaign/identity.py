@@ -31,9 +31,7 @@ def name_trials(
     """
     columns = [column for column in points.columns if not column.name.startswith(EXPERIMENT)]
     columns.sort(key=lambda column: column.name)
-    found = digests(
-        experiment_texts, experiment_codes.tolist(), _bodies(columns, points.length), range(replicates)
-    )
+    found = digests(experiment_texts, experiment_codes.tolist(), _bodies(columns, points.length), range(replicates))
     names = np.fromiter(found, dtype=f"S{DIGEST_BYTES}", count=points.length * replicates)
     return names.view(np.uint8).reshape(-1, DIGEST_BYTES)
 

@@ -131,9 +131,7 @@ class SamplingConfig(_Section):
         default=None,
         description="Draws kept per trial, such as 1000; leave out (null) for an experiment of one shot.",
     )
-    thin: Count = Field(
-        default=1, description="Steps per kept draw; raise it when neighbouring draws are too alike."
-    )
+    thin: Count = Field(default=1, description="Steps per kept draw; raise it when neighbouring draws are too alike.")
     discard: Natural = Field(default=0, description="First draws that are computed and not kept.")
     warmup: Natural = Field(default=0, description="Steps of `adapt` before the first draw.")
 
@@ -141,9 +139,7 @@ class SamplingConfig(_Section):
 class SeedsConfig(_Section):
     """Section `seeds`: where randomness starts. Trials fold their own key from it and their identity."""
 
-    global_seed: Natural = Field(
-        default=0, description="The one seed; change it for an independent repetition."
-    )
+    global_seed: Natural = Field(default=0, description="The one seed; change it for an independent repetition.")
     pinned: dict[Channel, Natural] = Field(
         default_factory=dict,
         description=f"Channels given by hand, to vary one thing alone: {', '.join(CHANNELS)}.",
@@ -158,12 +154,8 @@ class BackoffConfig(_Section):
     """Section `execution.retries.backoff`: the n-th retry waits `initial * factor**n`, shaken by `jitter`."""
 
     initial: Duration = Field(default=30.0, description="Wait before the first retry, such as 30s.")
-    factor: Real = Field(
-        default=2.0, ge=1, allow_inf_nan=False, description="Growth of the wait from retry to retry."
-    )
-    jitter: Real = Field(
-        default=0.1, ge=0, le=1, description="Random share of the wait, 0 to 1: retries spread out."
-    )
+    factor: Real = Field(default=2.0, ge=1, allow_inf_nan=False, description="Growth of the wait from retry to retry.")
+    jitter: Real = Field(default=0.1, ge=0, le=1, description="Random share of the wait, 0 to 1: retries spread out.")
     maximum: Duration = Field(default=3600.0, description="Longest wait, such as 1h.")
 
     @model_validator(mode="after")
@@ -178,12 +170,8 @@ class BackoffConfig(_Section):
 class RetriesConfig(_Section):
     """Section `execution.retries`: what happens after a failure."""
 
-    limit: Natural = Field(
-        default=3, description="Retries of a failed trial before it is quarantined; 0 for none."
-    )
-    backoff: BackoffConfig = Field(
-        default=BackoffConfig(), description="How long retries wait: initial, factor, …"
-    )
+    limit: Natural = Field(default=3, description="Retries of a failed trial before it is quarantined; 0 for none.")
+    backoff: BackoffConfig = Field(default=BackoffConfig(), description="How long retries wait: initial, factor, …")
 
 
 class ExecutionConfig(_Section):
@@ -201,18 +189,14 @@ class ExecutionConfig(_Section):
         default="auto",
         description="Lanes of one vmap call: auto (from device memory) or a number that divides the batch.",
     )
-    retries: RetriesConfig = Field(
-        default=RetriesConfig(), description="What happens after a failure: limit, backoff."
-    )
+    retries: RetriesConfig = Field(default=RetriesConfig(), description="What happens after a failure: limit, backoff.")
     timeout: Annotated[Duration, Field(gt=0)] | None = Field(
         default=None, description="Longest time a trial may take, such as 2h; null for no limit."
     )
     patience: Duration = Field(
         default=600.0, description="How long the driver waits for a full disk or lost workers, then gives up."
     )
-    window: Count = Field(
-        default=3, description="Batches in flight per worker; raise it if workers wait for work."
-    )
+    window: Count = Field(default=3, description="Batches in flight per worker; raise it if workers wait for work.")
     x64: StrictBool = Field(default=False, description="Double precision in JAX: true or false.")
     prng: Literal["threefry2x32", "rbg", "unsafe_rbg"] = Field(
         default="threefry2x32", description="JAX's generator; rbg is faster on TPUs, needs `vectorize: map`."
@@ -253,9 +237,7 @@ class StorageConfig(_Section):
 class EveryConfig(_Section):
     """Section `archive.every`: when ripe parts are looked for during a run, whichever comes first."""
 
-    trials: Count | None = Field(
-        default=1000, description="After so many settled trials; null to go by time alone."
-    )
+    trials: Count | None = Field(default=1000, description="After so many settled trials; null to go by time alone.")
     minutes: Annotated[Real, Field(gt=0, allow_inf_nan=False)] | None = Field(
         default=10.0, description="After so many minutes; null to go by trials alone."
     )
@@ -268,13 +250,9 @@ class ArchiveConfig(_Section):
         default=(),
         description="Columns whose values become folders of the archive; few values each, such as [sampler].",
     )
-    part_size: Size = Field(
-        default=256 * 1024**2, description="Largest size of one Parquet file, such as 256MiB."
-    )
+    part_size: Size = Field(default=256 * 1024**2, description="Largest size of one Parquet file, such as 256MiB.")
     every: Annotated[
-        Annotated[
-            Literal["off"], BeforeValidator(_off, json_schema_input_type=Literal["off", False]), Tag("off")
-        ]
+        Annotated[Literal["off"], BeforeValidator(_off, json_schema_input_type=Literal["off", False]), Tag("off")]
         | Annotated[EveryConfig, Tag(SCHEDULED)],
         Discriminator(_is_scheduled),
     ] = Field(default=EveryConfig(), description="Sealing during a run: {trials: 1000, minutes: 10}, or off.")
@@ -291,9 +269,7 @@ class ClusterConfig(_Section):
     memory: Size | None = Field(
         default=None, description="Memory per worker, such as 4GiB; null to share the machine's."
     )
-    dashboard: StrictBool = Field(
-        default=True, description="Whether the Dask dashboard is served: true or false."
-    )
+    dashboard: StrictBool = Field(default=True, description="Whether the Dask dashboard is served: true or false.")
     dashboard_port: Annotated[int, Field(ge=0, le=65535), BeforeValidator(_integer)] = Field(
         default=8787, description="Port of the dashboard; 0 for any free one."
     )
@@ -303,9 +279,7 @@ class CampaignConfig(_Section):
     """A whole campaign, as declared after all tiers have been merged."""
 
     campaign: TitleConfig = Field(description="What the campaign is called: {name: walk}.")
-    experiment: ExperimentConfig = Field(
-        description="Which experiment: {use: model.py:Walk}, and its options."
-    )
+    experiment: ExperimentConfig = Field(description="Which experiment: {use: model.py:Walk}, and its options.")
     space: tuple[dict[str, Any], ...] = Field(
         default=(),
         description="Blocks whose product is the parameter space, such as [{grid: {temperature: [1, 2]}}].",
@@ -313,16 +287,10 @@ class CampaignConfig(_Section):
     duplicates: Literal["refuse", "merge"] = Field(
         default="refuse", description="What to do when the space names a point twice: refuse or merge."
     )
-    replicates: Count = Field(
-        default=1, description="Trials per point of the space, each with a key of its own."
-    )
-    sampling: SamplingConfig = Field(
-        default=SamplingConfig(), description="Draws per trial, thinning, warm-up."
-    )
+    replicates: Count = Field(default=1, description="Trials per point of the space, each with a key of its own.")
+    sampling: SamplingConfig = Field(default=SamplingConfig(), description="Draws per trial, thinning, warm-up.")
     seeds: SeedsConfig = Field(default=SeedsConfig(), description="Where randomness starts.")
-    execution: ExecutionConfig = Field(
-        default=ExecutionConfig(), description="How the work is cut and carried out."
-    )
+    execution: ExecutionConfig = Field(default=ExecutionConfig(), description="How the work is cut and carried out.")
     storage: StorageConfig = Field(default=StorageConfig(), description="Where and how data are written.")
     archive: ArchiveConfig = Field(default=ArchiveConfig(), description="The Parquet archive.")
     cluster: ClusterConfig = Field(default=ClusterConfig(), description="The machine.")

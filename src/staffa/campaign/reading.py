@@ -123,9 +123,7 @@ class _Converter:
     def _charge(self, count: int, node: yaml.Node, address: Address) -> None:
         self.count += count
         if self.count > NODE_LIMIT:
-            raise self._refusal(
-                node, address, f"unfolds to more than {NODE_LIMIT:,} values", "use fewer aliases"
-            )
+            raise self._refusal(node, address, f"unfolds to more than {NODE_LIMIT:,} values", "use fewer aliases")
 
     def _collection(self, node: yaml.Node, address: Address) -> Content:
         if isinstance(node, yaml.SequenceNode) and node.tag == TAG + "seq":
@@ -156,9 +154,7 @@ class _Converter:
             name = self._key(key, address)
             if name in first:
                 place = f"line {first[name]}"
-                raise self._refusal(
-                    key, (*address, name), f"given twice, first in {place}", "keep one of the two"
-                )
+                raise self._refusal(key, (*address, name), f"given twice, first in {place}", "keep one of the two")
             first[name] = key.start_mark.line + 1
 
     def _scalar(self, node: yaml.ScalarNode, address: Address) -> Scalar:

@@ -180,9 +180,7 @@ def _refuse_huge(length: int) -> None:
         )
 
 
-def _read(
-    blocks: object, seed: int
-) -> tuple[tuple[Factor, ...], dict[int, Condition], tuple[Condition, ...]]:
+def _read(blocks: object, seed: int) -> tuple[tuple[Factor, ...], dict[int, Condition], tuple[Condition, ...]]:
     """Read all blocks: factors, the condition under which each applies, exclusions."""
     if not isinstance(blocks, Sequence) or isinstance(blocks, str):
         raise ConfigError(f"space: {shown(blocks)} must be a list of blocks", f"for example {BLOCK_LIKE}")
@@ -232,9 +230,7 @@ def _declare(read: Sequence[tuple[Factor, ...]]) -> dict[str, Declared]:
     return declared
 
 
-def _read_when(
-    when: object, block: Block, earlier: Sequence[Factor], declared: Mapping[str, Declared]
-) -> Condition:
+def _read_when(when: object, block: Block, earlier: Sequence[Factor], declared: Mapping[str, Declared]) -> Condition:
     names = {axis.name for factor in earlier for axis in factor.axes}
     visible = {name: parameter for name, parameter in declared.items() if name in names}
     return read_condition(when, f"space[{block.index}].when", visible, declared.keys() - names)

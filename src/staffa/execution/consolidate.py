@@ -7,6 +7,7 @@ after the seal) go to supplements of their own; nothing ever stands twice.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from staffa.campaign.model import EveryConfig
 from staffa.campaign.plan import Part, Plan
 from staffa.execution.reduce import SealOrder, archive_layout
 from staffa.storage.archive import Archive, SealedFile, SealedPart
@@ -21,6 +23,25 @@ from staffa.storage.books import Books
 from staffa.storage.hot import HotStore
 from staffa.storage.workspace import Workspace
 from staffa.trial import Outcome
+
+
+@dataclass
+class Due:
+    """When the archive is next looked at."""
+
+    every: EveryConfig | str
+    trials: int = 0
+    since: float = 0.0
+
+    def now(self, settled: int, clock: float) -> bool:
+        if not isinstance(self.every, EveryConfig):
+            return False
+        ripe_trials = self.every.trials is not None and settled - self.trials >= self.every.trials
+        ripe_time = self.every.minutes is not None and clock - self.since >= 60 * self.every.minutes
+        return ripe_trials or ripe_time
+
+    def reset(self, settled: int, clock: float) -> None:
+        self.trials, self.since = settled, clock
 
 
 class Consolidation:
@@ -122,9 +143,7 @@ class Consolidation:
             if charged > 1:
                 counts = self._attempts(store, batch, books)
                 attempts += [(batch, lane, count) for lane, count in counts]
-        found = tuple(
-            (batch, nodes[part.group, batch]) for batch in part.batches() if (part.group, batch) in nodes
-        )
+        found = tuple((batch, nodes[part.group, batch]) for batch in part.batches() if (part.group, batch) in nodes)
         return SealOrder(
             str(self.workspace.root),
             self.digest,

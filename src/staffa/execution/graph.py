@@ -52,8 +52,7 @@ def reduce_graph(seal: reduce.SealOrder, segments: int, worker: str | None = Non
             ]
             tables.append(_task(reduce.table, "table", f"{tag}-b{batch}", 0, seal, pieces))
             partial = [
-                _task(reduce.summary, "summary", f"{tag}-b{batch}", n, seal, piece)
-                for n, piece in enumerate(pieces)
+                _task(reduce.summary, "summary", f"{tag}-b{batch}", n, seal, piece) for n, piece in enumerate(pieces)
             ]
             rows.append(_merged(partial, f"{tag}-b{batch}"))
         return _task(reduce.seal, "seal", tag, 0, seal, tables, rows)

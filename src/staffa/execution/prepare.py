@@ -126,9 +126,7 @@ def check_unchanged(declaration: Declaration, workspace: Workspace) -> None:
         )
 
 
-def current_plan(
-    workspace: Workspace, *, accept_code_change: bool = False
-) -> tuple[Plan, tuple[str, str] | None]:
+def current_plan(workspace: Workspace, *, accept_code_change: bool = False) -> tuple[Plan, tuple[str, str] | None]:
     """The frozen plan, after making sure that the code is still the one it was planned with.
 
     Returns the plan and, where a change was accepted, the old and the new code digest.
@@ -178,9 +176,7 @@ def open_stores(workspace: Workspace, plan: Plan) -> dict[int, HotStore]:
 
 def group_layout(plan: Plan, group: Group) -> GroupLayout:
     """How a group stands on disk."""
-    coords = {
-        axis: values for axis, values in group.coords.items() if any(axis in o.dims for o in group.outputs)
-    }
+    coords = {axis: values for axis, values in group.coords.items() if any(axis in o.dims for o in group.outputs)}
     attributes = {"sampler": group.sampler, "experiment": json.dumps(group.experiment), "group": group.name}
     return GroupLayout(
         group.name,

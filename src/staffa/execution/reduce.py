@@ -80,9 +80,7 @@ def archive_layout(plan: Plan) -> ArchiveLayout:
 
 def array_layout(output: Any) -> ArrayLayout:
     """How an output is laid out on disk."""
-    return ArrayLayout(
-        output.name, output.dtype, output.shape, output.dims, output.chains, output.table, output.length
-    )
+    return ArrayLayout(output.name, output.dtype, output.shape, output.dims, output.chains, output.table, output.length)
 
 
 def read(seal: SealOrder, batch: int, segment: int) -> Piece:
@@ -143,17 +141,11 @@ def merge(left: Summary, right: Summary) -> Summary:
     damaged = tuple(dict.fromkeys([*left.piece.damaged, *right.piece.damaged]))
     return Summary(
         replace(left.piece, damaged=damaged),
-        {
-            name: found.merge(right.moments[name])
-            for name, found in left.moments.items()
-            if name in right.moments
-        },
+        {name: found.merge(right.moments[name]) for name, found in left.moments.items() if name in right.moments},
     )
 
 
-def seal(
-    order: SealOrder, tables: Sequence[Mapping[str, pa.Table]], rows: Sequence[Summary]
-) -> dict[str, Any]:
+def seal(order: SealOrder, tables: Sequence[Mapping[str, pa.Table]], rows: Sequence[Summary]) -> dict[str, Any]:
     """Write the part's files and publish them; nothing is published when a batch is damaged."""
     started = time.perf_counter()
     bench = bench_of(order.order(order.first))
@@ -198,9 +190,7 @@ def _joined(pieces: Sequence[Piece]) -> Block | None:
     outputs = {}
     for name, layout in first.layouts.items():
         axis = 2 if layout.chains else 1
-        outputs[name] = np.concatenate(
-            [block.outputs[name] for block in blocks if block is not None], axis=axis
-        )
+        outputs[name] = np.concatenate([block.outputs[name] for block in blocks if block is not None], axis=axis)
     return replace(first, outputs=outputs)
 
 

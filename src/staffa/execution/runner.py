@@ -17,16 +17,16 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
-from staffa.campaign.model import CampaignConfig, EveryConfig
+from staffa.campaign.model import CampaignConfig
 from staffa.campaign.plan import Plan
 from staffa.errors import ClusterError, StaffaError
 from staffa.execution.board import Batch, Board, Next, Retries
+from staffa.execution.chronicle import Chronicle, Listener
 from staffa.execution.cluster import Member, Pool
-from staffa.execution.consolidate import Consolidation
+from staffa.execution.consolidate import Consolidation, Due
 from staffa.execution.graph import batch_graph, reduce_graph
 from staffa.execution.marks import read_mark
+from staffa.execution.tally import Rate, batch_counts, batch_key, failed_lanes, failed_now, lane_messages
 from staffa.execution.work import TOPIC, Order, mark_name
 from staffa.storage import control
 from staffa.storage.files import DISK, sweep_partials
@@ -44,8 +44,6 @@ FAULTS = 3
 RECEIPT_SECONDS = 30.0
 """How long a receipt may be on its way; its worker may have died before it was sent."""
 SEALS_PER_WORKER = 1
-
-Listener = Callable[[Mapping[str, Any]], None]
 
 
 @dataclass(frozen=True)
@@ -85,25 +83,6 @@ class Stop:
     reason: str = ""
 
 
-@dataclass
-class _Due:
-    """When the archive is next looked at."""
-
-    every: EveryConfig | str
-    trials: int = 0
-    since: float = 0.0
-
-    def now(self, settled: int, clock: float) -> bool:
-        if not isinstance(self.every, EveryConfig):
-            return False
-        ripe_trials = self.every.trials is not None and settled - self.trials >= self.every.trials
-        ripe_time = self.every.minutes is not None and clock - self.since >= 60 * self.every.minutes
-        return ripe_trials or ripe_time
-
-    def reset(self, settled: int, clock: float) -> None:
-        self.trials, self.since = settled, clock
-
-
 class Runner:
     """Drives a planned campaign on a pool of workers, under a lease, until it is done or stopped."""
 
@@ -123,7 +102,8 @@ class Runner:
     ) -> None:
         self.workspace, self.plan, self.digest, self.config = workspace, plan, digest, config
         self.ledger, self.stores, self.pool = ledger, stores, pool
-        self.listeners, self.stop, self.clock = list(listeners), stop or Stop(), clock
+        self.stop, self.clock = stop or Stop(), clock
+        self.chronicle = Chronicle(ledger, listeners, config.execution.patience, workspace.root, clock)
         retries, backoff = config.execution.retries, config.execution.retries.backoff
         rules = Retries(retries.limit, backoff.initial, backoff.factor, backoff.jitter, backoff.maximum)
         self.board = Board(plan, rules, clock, random.Random(config.seeds.pack().channel("retry")))
@@ -136,13 +116,11 @@ class Runner:
         self._issues: Counter[Any] = Counter()
         self._seal_queue: list[int] = []
         self._seal_errors: Counter[int] = Counter()
-        self._due = _Due(config.archive.every)
-        self._paused_at: float | None = None
+        self._due = Due(config.archive.every)
         self._empty_since: float | None = None
         self._polled = self._controlled = 0.0
         self._members: dict[str, Member] = {}
-        self._rate: list[tuple[float, int]] = []
-        self._unwritten: list[dict[str, Any]] = []
+        self._rate = Rate()
         self._started = clock()
 
     def run(self) -> Ended:
@@ -174,18 +152,18 @@ class Runner:
             self._seal_ripe()
             self._listen()
             self._tick()
-        self._insist(lambda: self.archive.failed(self.ledger.books))
+        self.chronicle.insist(lambda: self.archive.failed(self.ledger.books))
         return self._ended("finished")
 
     # What stands already
 
     def _take_over(self) -> None:
         books = self.ledger.books
-        self.board.load(_batch_counts(self.plan, self.stores))
+        self.board.load(batch_counts(self.plan, self.stores))
         for number, store in self.stores.items():
             self._resume_failed(number, store)
         for batch, attempts in books.charged.items():
-            trouble = self.board.troubles.get(_key(batch))
+            trouble = self.board.troubles.get(batch_key(batch))
             if trouble is not None and attempts:
                 trouble.attempts = max(attempts)
         self._forget_checkpoints()
@@ -196,11 +174,7 @@ class Runner:
         books = self.ledger.books
         for batch, lanes in failed_lanes(store):
             digests = store.digests(batch)
-            again = {
-                lane: books.tries(digests[lane])
-                for lane in lanes
-                if digests[lane] not in books.states
-            }
+            again = {lane: books.tries(digests[lane]) for lane in lanes if digests[lane] not in books.states}
             again = {lane: tries for lane, tries in again.items() if tries <= self.board.retries.limit}
             if again:
                 self.board.reopen((number, batch), tuple(again))
@@ -242,7 +216,7 @@ class Runner:
                 self._obey(request)
 
     def _fill(self) -> None:
-        if self.stop.reason or self._paused():
+        if self.stop.reason or self.chronicle.waiting:
             return
         for member in self._by_load():
             while self._load(member) < self.config.execution.window:
@@ -264,16 +238,7 @@ class Runner:
                 self._take(*self._news.get_nowait())
 
     def _tick(self) -> None:
-        self._disk(self._write_behind)
-        figures = self.figures()
-        self._disk(lambda: self.ledger.tick(self.clock(), figures))
-        self._tell({"event": "figures", **figures})
-
-    def _write_behind(self) -> None:
-        """Note what a full disk kept from being noted."""
-        while self._unwritten:
-            self.ledger.append(self._unwritten[0])
-            self._unwritten.pop(0)
+        self.chronicle.tick(self.figures())
 
     # Issuing
 
@@ -281,9 +246,7 @@ class Runner:
         return sorted(self._members.values(), key=self._load)
 
     def _load(self, member: Member) -> int:
-        return sum(
-            1 for f in self.flights.values() if f.member.address == member.address and f.batch is not None
-        )
+        return sum(1 for f in self.flights.values() if f.member.address == member.address and f.batch is not None)
 
     def _may_take(self, member: Member, group: int) -> bool:
         """One worker compiles a program; the others start it when it stands in the cache."""
@@ -308,7 +271,7 @@ class Runner:
         program = self.board.program(group)
         if program not in self._warm:
             self._warming[program] = member.address
-        self._note(
+        self.chronicle.note(
             {
                 "event": "batch_issued",
                 "batch": order.batch_id,
@@ -367,9 +330,9 @@ class Runner:
         self._ready(self.board.program(group))
         self.nodes[flight.batch] = receipt["node"]
         store = self.stores[group]
-        failed = _failed(store, batch, receipt)
+        failed = failed_now(store, batch, receipt)
         digests = store.digests(batch) if failed or receipt["outcomes"].get("nan") else []
-        messages = _lane_messages(receipt)
+        messages = lane_messages(receipt)
         tried = range(self.plan.groups[group].size(batch)) if flight.next.lanes is None else flight.next.lanes
         charged = set(tried)
         if receipt["duplicate"]:
@@ -377,7 +340,7 @@ class Runner:
             charged = {lane for lane in failed if digests[lane] not in self.ledger.books.failures}
             messages = {lane: messages.get(lane, UNTOLD) for lane in charged}
         verdict = self.board.settled(flight.batch, receipt["outcomes"], failed, charged)
-        self._note(
+        self.chronicle.note(
             {
                 "event": "batch_settled",
                 "batch": f"g{group}/{batch}",
@@ -406,7 +369,7 @@ class Runner:
             }
         )
         if verdict.retried:
-            self._note(
+            self.chronicle.note(
                 {
                     "event": "retry_planned",
                     "batch": f"g{group}/{batch}",
@@ -416,7 +379,7 @@ class Runner:
                 }
             )
         for lane in verdict.quarantined:
-            self._note(
+            self.chronicle.note(
                 {
                     "event": "quarantined",
                     "trial": digests[lane],
@@ -427,7 +390,7 @@ class Runner:
                     "attempts": self.board.troubles[flight.batch].tries[lane],
                 }
             )
-        self._continue()
+        self.chronicle.go_on()
 
     def _lost(self, key: str, flight: Flight, reason: str) -> None:
         """A worker vanished: charge the batch its start mark names, re-issue the others free."""
@@ -444,11 +407,9 @@ class Runner:
         path = self.workspace.start_mark(mark_name(flight.member.host, flight.member.pid))
         started = read_mark(path)
         charged = self.board.lost(flight.batch, flight.next.lanes, started, flight.next.attempt)
-        lanes = (
-            [min(started.lanes), max(started.lanes) + 1] if charged and started and started.lanes else None
-        )
+        lanes = [min(started.lanes), max(started.lanes) + 1] if charged and started and started.lanes else None
         why = "ran past execution.timeout" if charged and started and started.timed_out else reason
-        self._note(
+        self.chronicle.note(
             {
                 "event": "batch_lost",
                 "batch": f"g{flight.batch[0]}/{flight.batch[1]}",
@@ -464,13 +425,13 @@ class Runner:
         """The machinery failed: a full disk is waited for, anything else is tried again a few times."""
         full = isinstance(error, OSError) and error.errno in DISK
         if full:
-            self._pause(f"{error}")
+            self.chronicle.pause(f"{error}")
         if flight.batch is None or flight.next is None:
             self._seal_queue.append(flight.part)
             faults = 0 if full else self._seal_faults(flight.part)
         else:
             faults = self.board.returned(flight.batch, flight.next.lanes, fault=not full)
-            self._note(
+            self.chronicle.note(
                 {
                     "event": "batch_lost",
                     "batch": f"g{flight.batch[0]}/{flight.batch[1]}",
@@ -516,15 +477,13 @@ class Runner:
         if self._due.now(settled, self.clock()) and not self.stop.reason:
             self._due.reset(settled, self.clock())
             self._ask_for_seals()
-        if not self._seal_queue or self._paused():
+        if not self._seal_queue or self.chronicle.waiting:
             return
         if self.stop.reason not in ("", "consolidated"):
             self._seal_queue.clear()
             return
         for member in self._by_load():
-            busy = sum(
-                1 for f in self.flights.values() if f.batch is None and f.member.address == member.address
-            )
+            busy = sum(1 for f in self.flights.values() if f.batch is None and f.member.address == member.address)
             if busy < SEALS_PER_WORKER and self._seal_queue:
                 self._issue_seal(member, self._seal_queue.pop(0))
 
@@ -544,22 +503,22 @@ class Runner:
         damaged = receipt.get("damaged")
         if damaged:
             for batch, outputs in damaged.items():
-                self._note({"event": "batch_damaged", "batch": f"g{part.group}/{batch}", "outputs": outputs})
+                self.chronicle.note({"event": "batch_damaged", "batch": f"g{part.group}/{batch}", "outputs": outputs})
                 self.stores[part.group].reset(int(batch))
                 self.board.reopen((part.group, int(batch)), None)
             return
-        if receipt["files"] and not self._disk(lambda: self.archive.enter(part.name, receipt)):
+        if receipt["files"] and not self.chronicle.disk(lambda: self.archive.enter(part.name, receipt)):
             self._seal_queue.append(flight.part)
             return
         if not receipt["files"]:
             self.archive.sealed.setdefault(part.name, [])
-        self._note(
+        self.chronicle.note(
             {
                 "event": "part_sealed",
                 **{k: receipt[k] for k in ("part", "rows", "trials", "bytes", "seconds")},
             }
         )
-        self._continue()
+        self.chronicle.go_on()
 
     # Trouble
 
@@ -573,42 +532,6 @@ class Runner:
                 f"no worker for {now - self._empty_since:.0f} s (execution.patience)",
                 f"staffa resume {self.workspace.root}",
             )
-
-    def _disk(self, action: Callable[[], Any]) -> bool:
-        """Do something that may find the disk full; whether it went through."""
-        try:
-            action()
-        except OSError as error:
-            if error.errno not in DISK:
-                raise
-            self._pause(str(error))
-            return False
-        return True
-
-    def _insist(self, action: Callable[[], Any]) -> None:
-        """Do something that must be done before the run may end, as long as patience lasts."""
-        while not self._disk(action):
-            time.sleep(min(1.0, self.config.execution.patience / 4))
-
-    def _pause(self, reason: str) -> None:
-        now = self.clock()
-        if self._paused_at is None:
-            self._paused_at = now
-            self._note({"event": "paused", "reason": reason})
-        self._retry_at = now + min(5.0, self.config.execution.patience / 4)
-        if now - self._paused_at > self.config.execution.patience:
-            raise ClusterError(
-                f"{reason}; waited {now - self._paused_at:.0f} s (execution.patience)",
-                f"make room, then: staffa resume {self.workspace.root}",
-            )
-
-    def _paused(self) -> bool:
-        return self._paused_at is not None and self.clock() < self._retry_at
-
-    def _continue(self) -> None:
-        if self._paused_at is not None:
-            self._paused_at = None
-            self._note({"event": "continued"})
 
     # Requests and reports
 
@@ -624,7 +547,7 @@ class Runner:
             reply["parts"] = self._ask_for_seals()
         else:
             reply = {"done": False, "why": f"unknown request {request.verb!r}"}
-        self._disk(lambda: control.answer(self.workspace, request, reply))
+        self.chronicle.disk(lambda: control.answer(self.workspace, request, reply))
 
     def retry(self) -> int:
         """Try every failed or quarantined trial again; how many there are."""
@@ -633,7 +556,7 @@ class Runner:
             for batch, lanes in failed_lanes(store):
                 digests = store.digests(batch)
                 for lane in lanes:
-                    self._note({"event": "readmitted", "trial": digests[lane]})
+                    self.chronicle.note({"event": "readmitted", "trial": digests[lane]})
                 self.board.reopen((number, batch), tuple(lanes))
                 count += len(lanes)
         return count
@@ -641,11 +564,7 @@ class Runner:
     def figures(self) -> dict[str, Any]:
         """The run in numbers, for the summary and whoever watches."""
         now, settled = self.clock(), self._settled_trials()
-        self._rate.append((now, settled))
-        while len(self._rate) > 2 and now - self._rate[0][0] > 30:
-            self._rate.pop(0)
-        span = now - self._rate[0][0]
-        rate = (settled - self._rate[0][1]) / span if span > 1 else 0.0
+        rate = self._rate.at(now, settled)
         outcomes = {word: count for word, count in sorted(self.board.outcomes.items()) if count}
         return {
             "trials": self.plan.trials,
@@ -661,42 +580,19 @@ class Runner:
             "parts": len(self.plan.parts),
             "sealed": len(self.archive.sealed),
             "dashboard": self.pool.dashboard,
-            "paused": self._paused_at is not None,
+            "paused": self.chronicle.paused,
             "stopping": self.stop.reason,
         }
 
     def _settled_trials(self) -> int:
         return sum(self.board.outcomes.values())
 
-    def _note(self, event: dict[str, Any]) -> None:
-        event.setdefault("at", self.clock())
-        if self._unwritten or not self._disk_append(event):
-            self._unwritten.append(event)
-        self._tell(event)
-
-    def _disk_append(self, event: dict[str, Any]) -> bool:
-        try:
-            self.ledger.append(event)
-        except OSError as error:
-            if error.errno not in DISK:
-                raise
-            # The fact is kept in memory and written later; whatever is lost can be found again.
-            self._paused_at = self._paused_at or self.clock()
-            self._retry_at = self.clock() + 1.0
-            return False
-        return True
-
-    def _tell(self, event: Mapping[str, Any]) -> None:
-        for listener in self.listeners:
-            listener(event)
-
     def _end(self) -> Ended:
         if self.stop.reason:
             return self._ended(self.stop.reason)
         if self.config.archive.every != "off":
-            self._insist(lambda: self.archive.failed(self.ledger.books))
-        while self._unwritten:
-            self._insist(self._write_behind)
+            self.chronicle.insist(lambda: self.archive.failed(self.ledger.books))
+        self.chronicle.close()
         self._sweep()
         return self._ended("finished")
 
@@ -713,71 +609,3 @@ class Runner:
         outcomes = {word: count for word, count in self.board.outcomes.items() if count}
         quarantined = sum(1 for state in self.ledger.books.states.values() if state == "quarantined")
         return Ended(reason, outcomes, quarantined, self.clock() - self._started)
-
-
-def failed_trials(stores: Mapping[int, HotStore]) -> Iterable[str]:
-    """Digests of all trials that were committed without data."""
-    for store in stores.values():
-        for batch, lanes in failed_lanes(store):
-            digests = store.digests(batch)
-            yield from (digests[lane] for lane in lanes)
-
-
-def failed_lanes(store: HotStore) -> Iterable[tuple[int, list[int]]]:
-    """Batches of a store with the lanes that were committed without data."""
-    status, size = store.status(), store.layout.batch
-    failed = np.flatnonzero(
-        (status == Outcome.RAISED) | (status == Outcome.TIMEOUT) | (status == Outcome.KILLED)
-    )
-    for batch in np.unique(failed // size):
-        yield int(batch), [int(lane) for lane in failed[failed // size == batch] - batch * size]
-
-
-def counted(plan: Plan, stores: Mapping[int, HotStore]) -> dict[str, Any]:
-    """The campaign in numbers, from the stores alone."""
-    outcomes: dict[str, int] = {}
-    for _, counts in _batch_counts(plan, stores):
-        for word, count in counts.items():
-            outcomes[word] = outcomes.get(word, 0) + count
-    missing = outcomes.pop(Outcome.MISSING.word, 0)
-    return {
-        "trials": plan.trials,
-        "settled": plan.trials - missing,
-        "outcomes": outcomes,
-        "batches": plan.batches,
-        "parts": len(plan.parts),
-    }
-
-
-def _batch_counts(plan: Plan, stores: Mapping[int, HotStore]) -> Iterable[tuple[Batch, Mapping[str, int]]]:
-    """Trials of every batch by outcome, as the hot stores have it."""
-    for number, group in enumerate(plan.groups):
-        whole = stores[number].status()
-        table = whole.reshape(group.batches, group.batch)
-        for batch in range(group.batches):
-            row = table[batch, : group.size(batch)]
-            codes, counts = np.unique(row, return_counts=True)
-            yield (number, batch), {Outcome(int(c)).word: int(n) for c, n in zip(codes, counts, strict=True)}
-
-
-def _failed(store: HotStore, batch: int, receipt: Mapping[str, Any]) -> dict[int, Outcome]:
-    if not any(receipt["outcomes"].get(outcome.word) for outcome in Outcome if outcome.failed):
-        return {}
-    return {
-        lane: Outcome(int(code)) for lane, code in enumerate(store.status(batch)) if Outcome(int(code)).failed
-    }
-
-
-def _lane_messages(receipt: Mapping[str, Any]) -> dict[int, str]:
-    from staffa.execution.marks import unspan
-
-    found: dict[int, str] = {}
-    for text, lanes in receipt["messages"]:
-        whole = lanes if len(lanes) < 200 else lanes.rpartition(",")[0]
-        found |= dict.fromkeys(unspan(whole), text)
-    return found
-
-
-def _key(batch: str) -> Batch:
-    group, _, number = batch[1:].partition("/")
-    return int(group), int(number)

@@ -332,9 +332,7 @@ def _begin_loop(bench: Bench, work: Work, wanted: Row) -> Work:
         {
             **group.static,
             **{
-                name: columns[name][lane].item()
-                if columns[name].dtype.kind in "fiub"
-                else str(columns[name][lane])
+                name: columns[name][lane].item() if columns[name].dtype.kind in "fiub" else str(columns[name][lane])
                 for name in group.traced
             },
         }
@@ -355,9 +353,7 @@ def _begin_loop(bench: Bench, work: Work, wanted: Row) -> Work:
     saved = _saved(bench, work)
     if saved is not None:
         finished = (
-            wanted
-            & (saved.arrays["outcomes"] != Outcome.MISSING)
-            & (saved.arrays["outcomes"] != Outcome.PADDING)
+            wanted & (saved.arrays["outcomes"] != Outcome.MISSING) & (saved.arrays["outcomes"] != Outcome.PADDING)
         )
         for name, buffer in loop.outputs.items():
             buffer[finished] = saved.arrays[f"output/{name}"][finished]
@@ -415,9 +411,7 @@ def _merged(store: HotStore, work: Work, name: str, segment: int, data: Row | No
 
 def _own_lanes(work: Work) -> Row:
     """Rows this attempt computed."""
-    outcomes = (
-        work.loop.outcomes if work.loop is not None else work.carried.outcomes if work.carried else None
-    )
+    outcomes = work.loop.outcomes if work.loop is not None else work.carried.outcomes if work.carried else None
     assert outcomes is not None
     return np.flatnonzero((outcomes != Outcome.PADDING) & (outcomes != Outcome.MISSING))
 
@@ -430,9 +424,7 @@ def _status(bench: Bench, work: Work) -> Row:
     if work.kept is not None:
         status[:] = work.kept
     lanes = _own_lanes(work)
-    outcomes = (
-        work.loop.outcomes if work.loop is not None else work.carried.outcomes if work.carried else None
-    )
+    outcomes = work.loop.outcomes if work.loop is not None else work.carried.outcomes if work.carried else None
     assert outcomes is not None
     status[lanes] = outcomes[lanes]
     for lane, outcome, _ in order.leave_out:
@@ -456,9 +448,7 @@ def _receipt(
     bench: Bench, work: Work, status: Row, size: int, seconds: Mapping[str, float], duplicate: bool = False
 ) -> dict[str, Any]:
     codes, counts = np.unique(status, return_counts=True)
-    outcomes = {
-        Outcome(int(c)).word: int(n) for c, n in zip(codes, counts, strict=True) if c != Outcome.PADDING
-    }
+    outcomes = {Outcome(int(c)).word: int(n) for c, n in zip(codes, counts, strict=True) if c != Outcome.PADDING}
     messages: dict[str, list[int]] = {}
     own = work.loop.messages if work.loop is not None else work.carried.messages if work.carried else {}
     for lane, text in [*own.items(), *((lane, text) for lane, _, text in work.order.leave_out)]:

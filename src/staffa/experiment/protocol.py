@@ -38,8 +38,8 @@ RESERVED = frozenset(
 )
 """Names of columns of the archive and arrays of the hot store that Staffa uses itself."""
 
-RESERVED_PARAMETERS = RESERVED | {"attempts", "node", "message", "state"}
-"""Parameters also stand in the tables of trials and of failures."""
+RESERVED_PARAMETERS = RESERVED | {"attempts", "node", "message", "state", "index", "row"}
+"""Parameters also stand in the tables of trials and of failures, and in the list of all trials."""
 
 SUMMARIES = ("count", "mean", "sd", "min", "max")
 """What the table of trials says of each output `x`, in columns `x.mean` and so on."""

@@ -69,9 +69,7 @@ def withdraw(workspace: Workspace, request_id: str) -> None:
     (workspace.control / (request_id + _REQUEST)).unlink(missing_ok=True)
 
 
-def wait_answer(
-    workspace: Workspace, request_id: str, timeout: float, *, every: float = 0.1
-) -> dict[str, Any] | None:
+def wait_answer(workspace: Workspace, request_id: str, timeout: float, *, every: float = 0.1) -> dict[str, Any] | None:
     """Wait for the driver and collect its answer; None when it stayed silent for `timeout` seconds.
 
     The request then still stands; `withdraw` it, unless a later driver may act upon it.

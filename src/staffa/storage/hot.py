@@ -153,8 +153,7 @@ class HotStore:
         except (OSError, ValueError, KeyError) as error:
             raise WorkspaceError(f"{path} is not a hot store of Staffa: {error}", "staffa plan") from None
         arrays = tuple(
-            ArrayLayout(**{**a, "shape": tuple(a["shape"]), "dims": tuple(a["dims"])})
-            for a in described.pop("arrays")
+            ArrayLayout(**{**a, "shape": tuple(a["shape"]), "dims": tuple(a["dims"])}) for a in described.pop("arrays")
         )
         coords = {name: tuple(values) for name, values in described.pop("coords").items()}
         return cls(path, GroupLayout(arrays=arrays, coords=coords, **described))

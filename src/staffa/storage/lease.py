@@ -86,9 +86,7 @@ class Lease:
         self._heir_of: Path | None = None
 
     @classmethod
-    def acquire(
-        cls, path: Path, *, clock: Clock = time.time, pid: int | None = None, host: str | None = None
-    ) -> Lease:
+    def acquire(cls, path: Path, *, clock: Clock = time.time, pid: int | None = None, host: str | None = None) -> Lease:
         """Take the lease, or succeed a dead holder.
 
         Arguments:

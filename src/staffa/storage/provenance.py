@@ -109,9 +109,7 @@ def dirty_files(source: Path) -> list[str] | None:
     prefix = _prefix(source)
     if prefix is None:
         return None
-    listing = _git(
-        source, "status", "--porcelain=v1", "-z", "--no-renames", "--untracked-files=all", "--", "."
-    )
+    listing = _git(source, "status", "--porcelain=v1", "-z", "--no-renames", "--untracked-files=all", "--", ".")
     if listing is None:
         return None
     changed = {entry[3:].removeprefix(prefix) for entry in listing.split("\0") if entry}
@@ -131,9 +129,7 @@ def _walk(source: Path, leave_out: Path | None) -> Iterator[str]:
     count, size, apart = 0, 0, leave_out.resolve() if leave_out else None
     for visited, (folder, folders, names) in enumerate(os.walk(source)):
         here = Path(folder)
-        folders[:] = [
-            name for name in folders if (here / name).resolve() != apart and _is_own_folder(here / name)
-        ]
+        folders[:] = [name for name in folders if (here / name).resolve() != apart and _is_own_folder(here / name)]
         for name in names:
             length = _own_bytes(here / name)
             if length is None:
@@ -267,8 +263,4 @@ def _machine() -> dict[str, Any]:
 
 
 def _environment() -> dict[str, str]:
-    return {
-        name: value
-        for name, value in sorted(os.environ.items())
-        if name in VARIABLES or name.startswith(PREFIXES)
-    }
+    return {name: value for name, value in sorted(os.environ.items()) if name in VARIABLES or name.startswith(PREFIXES)}

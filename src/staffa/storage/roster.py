@@ -34,7 +34,10 @@ def write_roster(path: Path, digests: Row, columns: Mapping[str, tuple[str, Row]
         arrays[name] = pa.array(values, ARROW[kind], from_pandas=False)
     aside = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
-        pq.write_table(pa.table(arrays), aside, compression="zstd", row_group_size=1 << 16)
+        with aside.open("wb") as file:
+            pq.write_table(pa.table(arrays), file, compression="zstd", row_group_size=1 << 16)
+            file.flush()
+            os.fsync(file.fileno())
         aside.rename(path)
     finally:
         aside.unlink(missing_ok=True)
@@ -44,7 +47,7 @@ def write_roster(path: Path, digests: Row, columns: Mapping[str, tuple[str, Row]
 def find_trial(path: Path, trial: str) -> dict[str, Any] | None:
     """The row of a trial, by (the beginning of) its digest or by its index."""
     table = pq.read_table(path, columns=["index", "trial"])
-    if trial.isdigit() and len(trial) < 12:
+    if trial.isdecimal() and len(trial) < 12:
         mask = pc.equal(table["index"], int(trial))
     else:
         mask = pc.starts_with(table["trial"], trial)

@@ -76,19 +76,30 @@ def explain_trial(workspace: Workspace, trial: str) -> dict[str, Any]:
     place = _found(workspace, trial)
     holder = read_lease(workspace.lease)
     case = Case(
-        place, Outcome(int(group_store(workspace, place.plan, place.group).status(place.batch)[place.lane])),
-        _archived(workspace, place), holder is not None and holder.alive(),
+        place,
+        Outcome(int(group_store(workspace, place.plan, place.group).status(place.batch)[place.lane])),
+        _archived(workspace, place),
+        holder is not None and holder.alive(),
     )
     for event in history(workspace):
         case.books.note(event)
         case.history.extend(_told(case, event))
     state, why, command = _verdict(case, time.time())
     return {
-        "trial": place.trial, "index": place.index, "replicate": place.replicate,
-        "sampler": place.plan.groups[place.group].sampler, "parameters": place.parameters,
-        "group": place.plan.groups[place.group].name, "batch": place.batch_id, "lane": place.lane,
-        "part": case.archived or place.part.name, "state": state, "outcome": case.outcome.word, "why": why,
-        "next": command.replace("RUN", shlex.quote(str(workspace.root))), "history": case.history,
+        "trial": place.trial,
+        "index": place.index,
+        "replicate": place.replicate,
+        "sampler": place.plan.groups[place.group].sampler,
+        "parameters": place.parameters,
+        "group": place.plan.groups[place.group].name,
+        "batch": place.batch_id,
+        "lane": place.lane,
+        "part": case.archived or place.part.name,
+        "state": state,
+        "outcome": case.outcome.word,
+        "why": why,
+        "next": command.replace("RUN", shlex.quote(str(workspace.root))),
+        "history": case.history,
     }
 
 
@@ -100,8 +111,14 @@ def _found(workspace: Workspace, trial: str) -> Place:
             group = plan.groups[row["group"]]
             parameters = {name: value for name, value in row.items() if name not in PLACE and value is not None}
             return Place(
-                plan, row["trial"], int(row["index"]), int(row["replicate"]), parameters, int(row["group"]),
-                int(row["row"]) // group.batch, int(row["row"]) % group.batch,
+                plan,
+                row["trial"],
+                int(row["index"]),
+                int(row["replicate"]),
+                parameters,
+                int(row["group"]),
+                int(row["row"]) // group.batch,
+                int(row["row"]) % group.batch,
             )
     raise ConfigError(
         f"{trial!r} names no trial of '{workspace.root}', or more than one",

@@ -41,9 +41,7 @@ class Display(Protocol):
 
 
 @contextlib.contextmanager
-def follow(
-    trials: int, root: Path, progress: bool | None = None, every: float = LINE_SECONDS
-) -> Iterator[Listener]:
+def follow(trials: int, root: Path, progress: bool | None = None, every: float = LINE_SECONDS) -> Iterator[Listener]:
     """Show a run while the block lasts; yields what takes its events.
 
     Arguments:
@@ -192,7 +190,11 @@ class PlainDisplay:
     """Lines on standard output, for logs and pipes."""
 
     def __init__(
-        self, trials: int, root: Path, every: float = LINE_SECONDS, write: Callable[[str], object] | None = None,
+        self,
+        trials: int,
+        root: Path,
+        every: float = LINE_SECONDS,
+        write: Callable[[str], object] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._write, self._clock, self._every = write or _write_line, clock, every

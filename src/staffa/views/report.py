@@ -53,12 +53,21 @@ def plan_facts(plan: Plan, root: Path, total_bytes: int, inodes: int) -> dict[st
     - `total_bytes`: of the outputs, uncompressed; `inodes`: of the finished campaign.
     """
     return {
-        "root": str(root), "trials": plan.trials, "merged": plan.merged,
-        "groups": len(plan.groups), "programs": plan.programs, "batches": plan.batches,
-        "batch": sorted({group.batch for group in plan.groups}), "segments": plan.sampling.segments,
-        "draws": plan.sampling.draws, "parts": len(plan.parts), "bytes": total_bytes, "inodes": inodes,
+        "root": str(root),
+        "trials": plan.trials,
+        "merged": plan.merged,
+        "groups": len(plan.groups),
+        "programs": plan.programs,
+        "batches": plan.batches,
+        "batch": sorted({group.batch for group in plan.groups}),
+        "segments": plan.sampling.segments,
+        "draws": plan.sampling.draws,
+        "parts": len(plan.parts),
+        "bytes": total_bytes,
+        "inodes": inodes,
         "inodes_per_1000_trials": round(1000 * inodes / max(plan.trials, 1), 1),
-        "parameters": dict(plan.parameters), "partition_by": list(plan.partition_by),
+        "parameters": dict(plan.parameters),
+        "partition_by": list(plan.partition_by),
         "partitions": [_group_facts(plan, group, number) for number, group in enumerate(plan.groups)],
     }
 
@@ -67,8 +76,14 @@ def _group_facts(plan: Plan, group: Group, number: int) -> dict[str, Any]:
     from staffa.campaign.plan import bytes_per_trial
 
     return {
-        "group": group.name, "sampler": group.sampler, "partition": dict(group.partition), "static": dict(group.static),
-        "vectorize": group.vectorize, "trials": group.trials, "batch": group.batch, "batches": group.batches,
+        "group": group.name,
+        "sampler": group.sampler,
+        "partition": dict(group.partition),
+        "static": dict(group.static),
+        "vectorize": group.vectorize,
+        "trials": group.trials,
+        "batch": group.batch,
+        "batches": group.batches,
         "parts": sum(1 for part in plan.parts if part.group == number),
         "bytes": bytes_per_trial(group, plan.sampling.draws) * group.trials,
         "outputs": {o.name: f"{o.dtype}{list(o.shape)}" if o.shape else o.dtype for o in group.outputs},
@@ -106,9 +121,14 @@ def _partitioned(facts: Facts) -> str:
 def _group_grid(groups: Sequence[Facts]) -> Grid:
     rows = [
         (
-            group["group"], _values({**group["partition"], **group["static"]}) or "-", group["sampler"],
-            f"{group['trials']:,}", f"{group['batches']:,} x {group['batch']:,}", f"{group['parts']:,}",
-            size(group["bytes"]), _values(group["outputs"], " "),
+            group["group"],
+            _values({**group["partition"], **group["static"]}) or "-",
+            group["sampler"],
+            f"{group['trials']:,}",
+            f"{group['batches']:,} x {group['batch']:,}",
+            f"{group['parts']:,}",
+            size(group["bytes"]),
+            _values(group["outputs"], " "),
         )
         for group in groups
     ]
@@ -132,10 +152,16 @@ def ended_facts(root: Path, resumed: bool, ended: Facts, exit_code: int, status:
     """
     figures = status.get("figures", {})
     return {
-        "root": str(root), "resumed": resumed, **ended, "exit_code": exit_code,
-        "trials": figures.get("trials", 0), "missing": figures.get("trials", 0) - figures.get("settled", 0),
-        "parts": figures.get("parts", 0), "sealed": figures.get("sealed", 0),
-        "archive": str(root / "archive"), "next": next_commands(root, status),
+        "root": str(root),
+        "resumed": resumed,
+        **ended,
+        "exit_code": exit_code,
+        "trials": figures.get("trials", 0),
+        "missing": figures.get("trials", 0) - figures.get("settled", 0),
+        "parts": figures.get("parts", 0),
+        "sealed": figures.get("sealed", 0),
+        "archive": str(root / "archive"),
+        "next": next_commands(root, status),
     }
 
 
@@ -223,13 +249,19 @@ def explain_sheet(facts: Facts) -> Sheet:
     """A trial's story."""
     place = f"batch {facts['batch']}, lane {facts['lane']}, {facts['part']}"
     lines = {
-        "state": facts["state"], "why": facts["why"], "outcome": facts["outcome"], "sampler": facts["sampler"],
+        "state": facts["state"],
+        "why": facts["why"],
+        "outcome": facts["outcome"],
+        "sampler": facts["sampler"],
         **{name: str(value) for name, value in facts["parameters"].items()},
-        "replicate": str(facts["replicate"]), "place": place,
+        "replicate": str(facts["replicate"]),
+        "place": place,
     }
     rows = [(_clock(event["at"]), one_line(event["text"])) for event in facts["history"]]
     return Sheet(
-        f"trial {facts['trial']} (index {facts['index']})", lines, Grid(("when", "what happened"), rows),
+        f"trial {facts['trial']} (index {facts['index']})",
+        lines,
+        Grid(("when", "what happened"), rows),
         [f"next: {facts['next']}"],
     )
 

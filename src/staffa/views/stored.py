@@ -13,8 +13,11 @@ from staffa.storage.workspace import Workspace
 
 def stored_plans(workspace: Workspace) -> list[Plan]:
     """The frozen plans, one a generation, oldest first."""
-    found = [(int(match[1]), path) for path in workspace.metadata.glob("plan-*.json")
-             if (match := re.fullmatch(r"plan-(\d+)\.json", path.name))]
+    found = [
+        (int(match[1]), path)
+        for path in workspace.metadata.glob("plan-*.json")
+        if (match := re.fullmatch(r"plan-(\d+)\.json", path.name))
+    ]
     if not found:
         raise WorkspaceError(
             f"'{workspace.plan(0)}' is not there", f"restore it, or move '{workspace.root}' away and plan anew"
@@ -32,9 +35,7 @@ def stored_plans(workspace: Workspace) -> list[Plan]:
 
 def archive_columns(plan: Plan) -> ArchiveLayout:
     """The columns of the archive's tables."""
-    outputs = tuple(
-        ArrayLayout(o.name, o.dtype, o.shape, o.dims, o.chains, o.table, o.length) for o in plan.outputs()
-    )
+    outputs = tuple(ArrayLayout(o.name, o.dtype, o.shape, o.dims, o.chains, o.table, o.length) for o in plan.outputs())
     return ArchiveLayout(plan.parameters, outputs, plan.partition_by)
 
 

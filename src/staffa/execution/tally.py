@@ -1,0 +1,93 @@
+"""Counting what stands in the hot stores, and reading what a receipt says of single lanes."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from staffa.campaign.plan import Plan
+from staffa.execution.board import Batch
+from staffa.execution.marks import unspan
+from staffa.storage.hot import HotStore
+from staffa.trial import Outcome
+
+RATE_SECONDS = 30.0
+
+
+class Rate:
+    """Trials per second over the last half minute."""
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[float, int]] = deque()
+
+    def at(self, now: float, settled: int) -> float:
+        self._seen.append((now, settled))
+        while len(self._seen) > 2 and now - self._seen[0][0] > RATE_SECONDS:
+            self._seen.popleft()
+        since, before = self._seen[0]
+        return (settled - before) / (now - since) if now - since > 1 else 0.0
+
+
+def failed_trials(stores: Mapping[int, HotStore]) -> Iterable[str]:
+    """Digests of all trials that were committed without data."""
+    for store in stores.values():
+        for batch, lanes in failed_lanes(store):
+            digests = store.digests(batch)
+            yield from (digests[lane] for lane in lanes)
+
+
+def failed_lanes(store: HotStore) -> Iterable[tuple[int, list[int]]]:
+    """Batches of a store with the lanes that were committed without data."""
+    status, size = store.status(), store.layout.batch
+    failed = np.flatnonzero((status == Outcome.RAISED) | (status == Outcome.TIMEOUT) | (status == Outcome.KILLED))
+    for batch in np.unique(failed // size):
+        yield int(batch), [int(lane) for lane in failed[failed // size == batch] - batch * size]
+
+
+def counted(plan: Plan, stores: Mapping[int, HotStore]) -> dict[str, Any]:
+    """The campaign in numbers, from the stores alone."""
+    outcomes: dict[str, int] = {}
+    for _, counts in batch_counts(plan, stores):
+        for word, count in counts.items():
+            outcomes[word] = outcomes.get(word, 0) + count
+    missing = outcomes.pop(Outcome.MISSING.word, 0)
+    return {
+        "trials": plan.trials,
+        "settled": plan.trials - missing,
+        "outcomes": outcomes,
+        "batches": plan.batches,
+        "parts": len(plan.parts),
+    }
+
+
+def batch_counts(plan: Plan, stores: Mapping[int, HotStore]) -> Iterable[tuple[Batch, Mapping[str, int]]]:
+    """Trials of every batch by outcome, as the hot stores have it."""
+    for number, group in enumerate(plan.groups):
+        whole = stores[number].status()
+        table = whole.reshape(group.batches, group.batch)
+        for batch in range(group.batches):
+            row = table[batch, : group.size(batch)]
+            codes, counts = np.unique(row, return_counts=True)
+            yield (number, batch), {Outcome(int(c)).word: int(n) for c, n in zip(codes, counts, strict=True)}
+
+
+def failed_now(store: HotStore, batch: int, receipt: Mapping[str, Any]) -> dict[int, Outcome]:
+    if not any(receipt["outcomes"].get(outcome.word) for outcome in Outcome if outcome.failed):
+        return {}
+    return {lane: Outcome(int(code)) for lane, code in enumerate(store.status(batch)) if Outcome(int(code)).failed}
+
+
+def lane_messages(receipt: Mapping[str, Any]) -> dict[int, str]:
+    found: dict[int, str] = {}
+    for text, lanes in receipt["messages"]:
+        whole = lanes if len(lanes) < 200 else lanes.rpartition(",")[0]
+        found |= dict.fromkeys(unspan(whole), text)
+    return found
+
+
+def batch_key(batch: str) -> Batch:
+    group, _, number = batch[1:].partition("/")
+    return int(group), int(number)
