@@ -345,7 +345,9 @@ def test_one_column_has_one_type() -> None:
     ]:
         message = refused(config, Describer(by_use={"gibbs": (other,)}))
         assert "output 'x' is float32 with 1 axes in smc" in message and words in message
-    planned(config, Describer(by_use={"gibbs": (replace(X, shape=(9,)),)}))  # lengths may differ
+    plan, _ = planned(config, Describer(by_use={"gibbs": (replace(X, shape=(9,)),)}))  # lengths may differ
+    assert [group.outputs[0].shape for group in plan.groups] == [(3,), (9,)]
+    assert [output.shape for output in plan.outputs()] == [(0,)]
 
 
 def test_what_a_mode_cannot_do_is_refused() -> None:

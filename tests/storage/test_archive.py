@@ -209,6 +209,19 @@ def test_arrays_are_lists_of_any_length_with_their_shape_beside(tmp_path: Path) 
     assert json.loads(items.field("galaxies.place").metadata[b"dims"]) == ["axis"]
 
 
+def test_groups_of_other_shapes_stand_in_one_column_that_claims_neither() -> None:
+    small, large = (ArrayLayout("x", "float32", (rows, 3), ("row", "column")) for rows in (1, 4))
+    layout = ArchiveLayout(PARAMETERS, (ArrayLayout("x", "float32", (0, 3), ("row", "column")),))
+    for one in (small, large):
+        block = block_of(one, rows=2)
+        table = draw_table(block, layout)
+        assert table["x"].to_pylist()[7] == block.outputs["x"][1, 2].reshape(-1).tolist()
+        assert json.loads(table.schema.field("x").metadata[b"shape"]) == [None, 3]
+        warm = trial_table(block, block_moments(block, layout), layout, np.ones(2, np.int64), ["", ""])
+        assert len(warm["x.mean"][0].as_py()) == len(table["x"][0].as_py())
+        assert json.loads(warm.schema.field("x.mean").metadata[b"shape"]) == [None, 3]
+
+
 def test_ragged_outputs_have_a_table_of_their_own() -> None:
     block = block_of(*HERE, rows=2, draws=3)
     counts = np.array([[0, 1, 4], [2, 0, 99]])  # 99: more than the padding holds

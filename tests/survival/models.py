@@ -121,14 +121,15 @@ class BadStart(Gated):
 
 
 class Slow(Walk):
-    """The walk at leisure: sixteen steps take a fifth of a second, however many lanes there are."""
+    """The walk at leisure: sixteen steps take 0.6 s, however many lanes there are."""
 
     def step(self, key, x, params):
-        def passed(scale):
-            time.sleep(0.2 / 16)
-            return np.zeros(np.shape(scale), np.float32)
+        def passed(place):
+            time.sleep(0.6 / 16)
+            return np.zeros(np.shape(place), np.float32)
 
-        return super().step(key, x + told(passed, params["scale"]), params)
+        # It has to depend on the step: what does not is computed once, before the loop.
+        return super().step(key, x + told(passed, x[0]), params)
 
 
 class PlainPoison(staffa.Experiment):

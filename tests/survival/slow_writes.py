@@ -9,7 +9,7 @@ def dask_setup(worker):
     write = HotStore.write
 
     def slow(*arguments, **options):
-        time.sleep(0.1)
+        time.sleep(0.4)
         return write(*arguments, **options)
 
     HotStore.write = slow

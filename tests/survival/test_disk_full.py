@@ -60,6 +60,7 @@ def test_room_in_time(lab, disk, undisturbed):
     assert_same(lab.seen, undisturbed("Gated"))
 
 
+@pytest.mark.slow
 def test_while_sealing(lab, disk, undisturbed):
     lab.trap("seal", "worker", r"/archive/draws/.*part-\d+\.parquet$")
     driver = lab.start("run", lab.campaign("Gated", execution={"patience": "6s"}), prefix=disk.prefix)

@@ -30,6 +30,10 @@ def test_poisoned_trials(lab, model):
     assert {row["state"] for row in listed.values()} == {"quarantined"}
     assert {row["attempts"] for row in listed.values()} == {2}
 
+    for row in listed.values():
+        why = lab.start("explain", lab.root, row["trial"])
+        assert why.wait() == 0 and row["message"] in why.said and row["outcome"] in why.said, why.said
+
     warm = table(lab.root, "trials")
     outcomes = dict(zip(warm["kind"].to_pylist(), warm["outcome"].to_pylist(), strict=True))
     assert outcomes == {FINE: "ok", NAN: "nan"}
@@ -41,6 +45,7 @@ def test_poisoned_trials(lab, model):
     assert not [event for event in lab.journal("batch_issued") if event["at"] > lab.journal("run_started")[-1]["at"]]
 
 
+@pytest.mark.slow
 def test_a_slice_that_never_started(lab):
     """All lanes of one call raise before the first step; the others outlive a worker between segments."""
     campaign = lab.poisoned("BadStart", {0: RAISES, 1: RAISES, 9: RAISES})

@@ -2,6 +2,9 @@
 
 import os
 import signal
+import time
+
+import pyarrow.parquet as pq
 
 from survival.accidents import assert_same, assert_whole, table
 
@@ -25,6 +28,15 @@ def test_a_second_driver(lab):
         assert "Traceback" not in second.said
     lab.release("step-5")
     assert first.wait() == 0, first.said
+    assert len(lab.journal("run_started")) == 1
+    assert_whole(lab.root, 64)
+
+
+def test_two_drivers_at_once(lab):
+    """Both plan, one of them gets the lease."""
+    campaign = lab.campaign()
+    both = [lab.start("run", campaign) for _ in range(2)]
+    assert sorted(driver.wait() for driver in both) == [0, 2], "\n".join(driver.said for driver in both)
     assert len(lab.journal("run_started")) == 1
     assert_whole(lab.root, 64)
 
@@ -72,8 +84,6 @@ def test_changed_code_and_changed_campaign(lab, undisturbed):
 
 
 def table_of_trials(lab):
-    import pyarrow.parquet as pq
-
     return pq.read_table(lab.root / "metadata" / "trials-0.parquet")["trial"].to_pylist()
 
 
@@ -98,8 +108,6 @@ def test_control_c_once(lab, undisturbed):
 
 def test_control_c_twice(lab, undisturbed):
     """The driver leaves at once, though a batch hangs on the device."""
-    import time
-
     lab.hold("step-5")
     driver = lab.start("run", lab.campaign("Gated"))
     worker = lab.reached("step-5")

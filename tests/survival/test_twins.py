@@ -1,15 +1,24 @@
 """Two processes at the same batch, and data that are damaged after they were committed."""
 
 import os
+import shutil
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from staffa.storage.hot import ArrayLayout, GroupLayout, HotStore
 from survival.accidents import assert_checksums, assert_same, assert_whole, eventually, gone, hot_files, status
 
 
-@pytest.mark.parametrize("path", [r"/g0\.zarr/x/c\.\d+\.1\.0$", r"/g0\.zarr/status/c\.\d+$"], ids=["write", "commit"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(r"/g0\.zarr/x/c\.\d+\.1\.0$", id="write"),
+        pytest.param(r"/g0\.zarr/status/c\.\d+$", id="commit", marks=pytest.mark.slow),
+    ],
+)
 def test_a_stopped_writer_and_its_twin(lab, undisturbed, path):
     campaign = lab.campaign("Gated")
     lab.trap("stop", "worker", path)
@@ -59,6 +68,7 @@ def test_damaged_shards(lab, undisturbed):
     assert_same(lab.root, undisturbed())
 
 
+@pytest.mark.slow
 def test_a_damaged_shard_before_its_checkpoint(lab, undisturbed):
     """A checkpoint says that earlier segments are on disk; if they are not what they were, it is not used."""
     lab.hold("step-8")
@@ -75,6 +85,27 @@ def test_a_damaged_shard_before_its_checkpoint(lab, undisturbed):
     lab.complete()
     assert_whole(lab.root, 64)
     assert_same(lab.root, undisturbed("Gated"))
+
+
+def test_scratch_swept_away_under_a_late_twin(tmp_path, monkeypatch):
+    """No shard in the scratch array means nothing but fill values, or that someone cleared up."""
+    layout = GroupLayout("g0", 8, 4, 1, 2, (ArrayLayout("x", "float32", (3,), ("place",)),))
+    identity, digests = np.zeros((8, 4), np.uint32), ["0" * 32] * 8
+    store = HotStore.create(tmp_path / "g0.zarr", layout, identity, digests, {"scale": np.arange(8.0)})
+    shard = store.write("x", 0, 0, np.ones((4, 2, 3), np.float32), tmp_path / "scratch")
+    before = shard.read_bytes()
+
+    class Swept:
+        def __setitem__(self, where, data):
+            shutil.rmtree(tmp_path / "late", ignore_errors=True)
+
+    monkeypatch.setattr(store, "_scratch", lambda array, scratch: Swept())
+    with pytest.raises(FileNotFoundError):
+        store.write("x", 0, 0, np.ones((4, 2, 3), np.float32), tmp_path / "late")
+    assert shard.read_bytes() == before
+    monkeypatch.undo()
+    store.write("x", 0, 0, np.full((4, 2, 3), np.nan, np.float32), tmp_path / "scratch")
+    assert not shard.exists() and np.isnan(store.read("x", 0)).all()
 
 
 def test_the_delayed_graph_is_the_run(lab, undisturbed):

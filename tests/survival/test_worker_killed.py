@@ -3,7 +3,15 @@
 import os
 import signal
 
-from survival.accidents import assert_same, assert_whole
+from survival.accidents import assert_same, assert_whole, status
+
+MENDED = 5
+ONE_BATCH = {
+    "space": [{"linspace": {"scale": [0.1, 1.0, 32]}}],
+    "execution": {"batch": 64, "width": 16},
+    "archive": {"partition_by": []},
+}
+"""64 trials in one batch, four calls of the device a segment."""
 
 
 def kill(pid):
@@ -48,3 +56,57 @@ def test_in_initialize_write_and_commit(lab, undisturbed):
     assert len({event["worker"] for event in lost(lab)}) == 3
     assert_whole(lab.root, 64)
     assert_same(lab.root, undisturbed("Gated"))
+
+
+def test_between_segments_and_while_sampling(lab, undisturbed):
+    """A new worker goes on from the checkpoint; two deaths over one batch do not make its lanes guilty."""
+    lab.hold("step-8")
+    driver = lab.start("run", lab.campaign("Gated", **ONE_BATCH))
+    victim = lab.reached("step-8")
+    saved = lab.root / "state" / "0-g0-0.safetensors"
+    lab.until(saved.exists, "the checkpoint")
+
+    (lab.gates / "step-8.reached").unlink()
+    lab.hold("initialize")
+    kill(victim)
+    heir = lab.reached("step-8")
+    assert heir != victim and lab.mark(heir)["batch"] == "g0/0"
+    assert not (lab.gates / "initialize.reached").exists(), "it began again instead of going on"
+    lab.release("initialize")
+    lab.release("step-8")
+    assert driver.wait() == 0, driver.said
+    assert charged(lab) == ["g0/0"]
+    assert_whole(lab.root, 64)
+    assert_same(lab.root, undisturbed("Gated", **ONE_BATCH))
+
+
+def test_twice_over_the_same_batch(lab, undisturbed):
+    """Two deaths make the lanes on the device suspects; tried in pieces, they turn out innocent."""
+    lab.hold("step-3")
+    driver = lab.start("run", lab.campaign("Gated", **ONE_BATCH))
+    for number in (1, 2):
+        victim = lab.reached("step-3")
+        (lab.gates / "step-3.reached").unlink()
+        kill(victim)
+        lab.until(lambda number=number: len(charged(lab)) == number, "the loss")
+    lab.release("step-3")
+    assert driver.wait() == 0, driver.said
+    assert charged(lab) == ["g0/0", "g0/0"]
+    assert_whole(lab.root, 64)
+    assert_same(lab.root, undisturbed("Gated", **ONE_BATCH))
+
+
+def test_after_a_commit_with_failures(lab):
+    """The receipt that told of failed trials is lost with its worker: they are tried again all the same."""
+    campaign = lab.poisoned("Poison", dict.fromkeys(range(0, 64, 4), MENDED))
+    lab.trap("committed", "worker", r"/state/0-g0-\d+\.safetensors$", event="os.remove")
+    driver = lab.start("run", campaign)
+    victim = lab.caught("committed")
+    batch = int(lab.target("committed").stem.split("-")[2])
+    assert 3 in status(lab.root)["g0.zarr", batch] and f"g0/{batch}" not in lab.settled()
+    (lab.gates / "mended").touch()
+    kill(victim)
+    assert driver.wait() == 0, driver.said
+    settled = [event for event in lab.journal("batch_settled") if event["batch"] == f"g0/{batch}"]
+    assert [event["duplicate"] for event in settled] == [True, False]
+    assert_whole(lab.root, 64)

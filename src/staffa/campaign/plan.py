@@ -123,11 +123,13 @@ class Plan:
         return len({canonical([g.experiment, g.static, g.traced, g.vectorize, g.batch]) for g in self.groups})
 
     def outputs(self) -> tuple[Output, ...]:
-        """All outputs of all groups, each once."""
+        """All outputs of all groups, each once; an extent that differs between groups is 0."""
         found: dict[str, Output] = {}
         for group in self.groups:
             for output in group.outputs:
-                found.setdefault(output.name, output)
+                known = found.setdefault(output.name, output)
+                shape = tuple(a if a == b else 0 for a, b in zip(known.shape, output.shape, strict=True))
+                found[output.name] = replace(known, shape=shape)
         return tuple(found.values())
 
     def dumps(self) -> str:

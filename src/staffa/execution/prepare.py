@@ -177,7 +177,14 @@ def open_stores(workspace: Workspace, plan: Plan) -> dict[int, HotStore]:
 def group_layout(plan: Plan, group: Group) -> GroupLayout:
     """How a group stands on disk."""
     coords = {axis: values for axis, values in group.coords.items() if any(axis in o.dims for o in group.outputs)}
-    attributes = {"sampler": group.sampler, "experiment": json.dumps(group.experiment), "group": group.name}
+    own = {*group.static, *group.traced}
+    columns = [name for name, _ in plan.parameters if name in own or name.startswith("experiment.")]
+    attributes = {
+        "sampler": group.sampler,
+        "experiment": json.dumps(group.experiment),
+        "group": group.name,
+        "parameters": [*columns, "replicate"],
+    }
     return GroupLayout(
         group.name,
         group.trials,

@@ -32,7 +32,7 @@ class ArchiveLayout:
     parameters: tuple[tuple[str, str], ...]
     """Names and declared types of all parameters of the campaign."""
     outputs: tuple[ArrayLayout, ...]
-    """All outputs of all groups."""
+    """All outputs of all groups; an extent that differs between groups is 0."""
     partition_by: tuple[str, ...] = ()
 
     @property
@@ -291,11 +291,16 @@ def _field(output: ArrayLayout, own: tuple[int, ...] | None = None) -> pa.Field:
     if not shape:
         return pa.field(output.name, kind)
     dims = output.dims if own is None else output.dims[1:]
-    metadata = {"shape": json.dumps(list(shape)), "dims": json.dumps(list(dims))}
+    metadata = {"shape": _extents(shape), "dims": json.dumps(list(dims))}
     return pa.field(output.name, pa.list_(kind), metadata=metadata)
+
+
+def _extents(shape: tuple[int, ...]) -> str:
+    """A shape for a field's metadata: `[null, 3]` where the first extent is not the same in all groups."""
+    return json.dumps([extent or None for extent in shape])
 
 
 def _summary_field(output: ArrayLayout, word: str) -> pa.Field:
     kind = pa.list_(pa.float64()) if output.shape else pa.float64()
-    metadata = {"shape": json.dumps(list(output.shape))} if output.shape else None
+    metadata = {"shape": _extents(output.shape)} if output.shape else None
     return pa.field(f"{output.name}.{word}", kind, metadata=metadata)
