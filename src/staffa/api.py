@@ -96,7 +96,8 @@ def load(
 
     Raises `ConfigError` naming file, line, field, value.
     """
-    return Campaign(load_declaration(path, cluster=cluster, profile=profile, overrides=[*set, *_dotted(overrides)]))
+    said = [*set, *_dotted(overrides, Path(path).parent)]
+    return Campaign(load_declaration(path, cluster=cluster, profile=profile, overrides=said))
 
 
 def plan(campaign: Campaign | str | Path, **options: Any) -> Prepared:
@@ -323,13 +324,18 @@ def _campaign(campaign: Campaign | str | Path, options: dict[str, Any]) -> Campa
     return load(campaign, **options)
 
 
-def _dotted(overrides: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+def _dotted(overrides: Mapping[str, Any], directory: Path, prefix: str = "") -> Iterator[str]:
+    """Python's overrides as `a.b=c`; a class stands for its reference, unless it lives in a notebook."""
     import json
+
+    from staffa.experiment.registry import reference_of
 
     for name, value in overrides.items():
         path = prefix + name.replace("__", ".")
         if isinstance(value, Mapping):
-            yield from _dotted(value, path + ".")
+            yield from _dotted(value, directory, path + ".")
+        elif isinstance(value, type):
+            yield f"{path}={json.dumps(reference_of(value, directory))}"
         else:
             yield f"{path}={json.dumps(value)}"
 
@@ -387,8 +393,8 @@ def _drive(
     seal: bool,
     progress: bool | None,
 ) -> Ended:
-    from staffa.execution.prepare import current_plan, open_stores, plan_digest
-    from staffa.execution.runner import Runner, Stop
+    from staffa.execution.prepare import adopt_code, current_plan, open_stores, plan_digest
+    from staffa.execution.runner import Runner, Stop, nothing_left
 
     config = declaration.campaign
     found, change = current_plan(workspace, accept_code_change=accept)
@@ -403,6 +409,10 @@ def _drive(
         ledger = stack.enter_context(Ledger.open(workspace, lease))
         if change is not None:
             ledger.append({"event": "code_change_accepted", "old": change[0], "new": change[1]})
+            adopt_code(workspace, found)
+        done = None if seal else nothing_left(found, stores, workspace, config.archive.every != "off")
+        if done is not None:
+            return done
         stack.enter_context(_interruptible(request))
         pool = stack.enter_context(_pool(workspace, declaration, client))
         runner = Runner(

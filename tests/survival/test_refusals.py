@@ -5,6 +5,7 @@ import signal
 import time
 
 import pyarrow.parquet as pq
+import pytest
 
 from survival.accidents import assert_same, assert_whole, table
 
@@ -81,6 +82,31 @@ def test_changed_code_and_changed_campaign(lab, undisturbed):
     # Accepted once, it is the campaign's code.
     again = lab.start("resume", lab.root)
     assert again.wait() == 0, again.said
+
+
+@pytest.mark.slow
+def test_killed_while_the_code_is_exchanged(lab, undisturbed):
+    """The old snapshot is away, the new one not there: either code can be gone on with."""
+    lab.trap("commit", "worker", r"/status/c\.\d+$", skip=3)
+    driver = lab.start("run", lab.campaign("Gated"))
+    lab.caught("commit")
+    driver.end()
+    model = lab.workflow / "model.py"
+    text = model.read_text()
+    model.write_text(text + "\n# another thought\n")
+    lab.trap("exchange", "driver", r"/v1\.0_walk/code$")
+    driver = lab.start("resume", lab.root, "--accept-code-change")
+    lab.caught("exchange")
+    assert not (lab.root / "code").exists() and lab.journal("code_change_accepted")
+    driver.kill()
+
+    refused = lab.start("resume", lab.root)
+    assert refused.wait() == 2, refused.said
+    model.write_text(text)
+    lab.complete()
+    assert (lab.root / "code" / "model.py").read_text() == text
+    assert_whole(lab.root, 64)
+    assert_same(lab.root, undisturbed("Gated"))
 
 
 def table_of_trials(lab):

@@ -11,7 +11,7 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -129,11 +129,15 @@ def check_unchanged(declaration: Declaration, workspace: Workspace) -> None:
 def current_plan(workspace: Workspace, *, accept_code_change: bool = False) -> tuple[Plan, tuple[str, str] | None]:
     """The frozen plan, after making sure that the code is still the one it was planned with.
 
-    Returns the plan and, where a change was accepted, the old and the new code digest.
+    Returns the plan and, where a change is accepted, the old and the new code digest: once that is
+    recorded, `adopt_code` makes it so.
     """
     plan = load_plan(workspace)
     source = _source(workspace)
     here = code_digest(source) if source is not None else plan.code
+    if source is not None and here == plan.code and not workspace.code.exists():
+        # A driver died between the two renames that put a new snapshot in the place of the old.
+        snapshot_code(source, workspace.code)
     kept = code_digest(workspace.code)
     if here == plan.code == kept:
         return plan, None
@@ -144,13 +148,15 @@ def current_plan(workspace: Workspace, *, accept_code_change: bool = False) -> t
             f"undo the change, raise campaign.version, or: staffa resume {workspace.root} --accept-code-change",
         )
     new = here if here != plan.code else kept
-    if source is not None and here != plan.code:
-        snapshot_code(source, workspace.code)
-    from dataclasses import replace
+    return replace(plan, code=new), (plan.code, new)
 
-    changed = replace(plan, code=new)
-    write_aside(workspace.plan(plan.generation), changed.dumps())
-    return changed, (plan.code, new)
+
+def adopt_code(workspace: Workspace, plan: Plan) -> None:
+    """Take the snapshot of the accepted code that `plan` names, then write the plan down."""
+    source = _source(workspace)
+    if source is not None and code_digest(source) == plan.code:
+        snapshot_code(source, workspace.code)
+    write_aside(workspace.plan(plan.generation), plan.dumps())
 
 
 def load_plan(workspace: Workspace, generation: int = 0) -> Plan:

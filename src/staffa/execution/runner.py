@@ -26,7 +26,7 @@ from staffa.execution.cluster import Member, Pool
 from staffa.execution.consolidate import Consolidation, Due
 from staffa.execution.graph import batch_graph, reduce_graph
 from staffa.execution.marks import read_mark
-from staffa.execution.tally import Rate, batch_counts, batch_key, failed_lanes, failed_now, lane_messages
+from staffa.execution.tally import Rate, batch_counts, batch_key, counted, failed_lanes, failed_now, lane_messages
 from staffa.execution.work import TOPIC, Order, mark_name
 from staffa.storage import control
 from staffa.storage.files import DISK, sweep_partials
@@ -74,6 +74,14 @@ class Ended:
             return 130
         healthy = self.outcomes.get(Outcome.OK.word, 0)
         return 0 if healthy == sum(self.outcomes.values()) else 1
+
+
+def nothing_left(plan: Plan, stores: Mapping[int, HotStore], workspace: Workspace, sealing: bool) -> Ended | None:
+    """How the campaign has ended already, if every trial has its data and every part is sealed."""
+    found = counted(plan, stores)["outcomes"]
+    complete = sum(found.get(o.word, 0) for o in Outcome if o.has_data) == plan.trials
+    sealed = not sealing or all((workspace.trials_archive / f"{p.name}.parquet").exists() for p in plan.parts)
+    return Ended("finished", found, 0, 0.0) if complete and sealed else None
 
 
 @dataclass
@@ -182,14 +190,16 @@ class Runner:
 
     def _forget_checkpoints(self) -> None:
         """Checkpoints that outlived their batch: its worker died between the mark and their removal."""
+        saved = list(self.workspace.state.glob("*.safetensors"))
+        if not saved:
+            return
         generation, board = self.plan.generation, self.board
         stale = {
             self.workspace.checkpoint(generation, f"g{group}", batch)
             for group, batch in board.settled_batches() - board.troubles.keys()
         }
-        for path in self.workspace.state.glob("*.safetensors"):
-            if path in stale:
-                path.unlink(missing_ok=True)
+        for path in stale.intersection(saved):
+            path.unlink(missing_ok=True)
 
     # The loop's five steps
 

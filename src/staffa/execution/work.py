@@ -25,7 +25,16 @@ import numpy.typing as npt
 from staffa.campaign.plan import Group, Plan
 from staffa.errors import StaffaError
 from staffa.execution.marks import StartMark, spans
-from staffa.experiment.batch import Carried, Inputs, Performer, checkpoint, choose_width, restored
+from staffa.experiment.batch import (
+    Carried,
+    Inputs,
+    OutOfMemory,
+    Performer,
+    checkpoint,
+    choose_width,
+    memory_errors,
+    restored,
+)
 from staffa.experiment.compiles import compiles
 from staffa.experiment.perform import Program, Programs, Spec, device_dtype
 from staffa.experiment.protocol import Schema
@@ -150,7 +159,10 @@ class Bench:
 
         @contextlib.contextmanager
         def guard(lanes: list[int]) -> Iterator[None]:
-            with start_mark(order.root).on(order.batch_id, order.attempt, lanes, self.plan.timeout):
+            limit = self.plan.timeout
+            if limit is not None and group.vectorize == "map":
+                limit *= len(lanes)  # lanes in turn: the limit is a trial's, not a call's
+            with start_mark(order.root).on(order.batch_id, order.attempt, lanes, limit):
                 yield
 
         return Performer(
@@ -262,7 +274,8 @@ def _prepare(bench: Bench, order: Order) -> tuple[int, float]:
             *["discard"] * bool(sampling.discard),
             "sample",
         ]
-        with bench_errors():
+        # Where not even the program fits the device, performing it will narrow the width.
+        with bench_errors(), contextlib.suppress(OutOfMemory), memory_errors(program.width):
             program.prepare(*names)
     with contextlib.suppress(ImportError, ValueError):
         from distributed import get_worker

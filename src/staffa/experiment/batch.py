@@ -78,6 +78,21 @@ class OutOfMemory(Exception):
     """The device cannot hold `width` lanes."""
 
 
+@contextlib.contextmanager
+def memory_errors(width: int) -> Iterator[None]:
+    """Tell a device that is too small for `width` lanes from every other trouble."""
+    try:
+        yield
+    except Exception as error:
+        if _out_of_memory(error) and width > 1:
+            raise OutOfMemory from error
+        raise
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    return "RESOURCE_EXHAUSTED" in str(error)
+
+
 class Performer:
     """Performs batches with the program that `program_at(width)` gives.
 
@@ -155,7 +170,8 @@ class Performer:
     def _each_slice(self, carried: Carried, phase: str, call: Callable[..., tuple[Any, Any]]) -> Carried:
         program = self._program_at(carried.width)
         compiled = program.compile_seconds
-        program.prepare(phase)
+        with memory_errors(carried.width):
+            program.prepare(phase)
         compiled = program.compile_seconds - compiled
         started = time.perf_counter()
         after = Carried(carried.inputs, carried.width, [], carried.outcomes.copy(), dict(carried.messages))
@@ -204,7 +220,8 @@ class Performer:
             except PluginError:
                 raise
             except Exception as error:
-                if "RESOURCE_EXHAUSTED" in str(error):
+                if _out_of_memory(error):
+                    # One trial fits one device (the bound): a single lane that does not is no fault of its own.
                     if carried.width == 1:
                         raise
                     raise OutOfMemory from error

@@ -1,0 +1,73 @@
+"""The local cluster: TLS for everyone, loopback only, credentials for the owner's eyes."""
+
+import os
+import socket
+import stat
+from pathlib import Path
+
+import psutil
+import pytest
+from distributed import Client, Security
+
+from staffa.errors import WorkspaceError
+from staffa.execution.cluster import local_pool
+from staffa.execution.lanes import LANES
+from staffa.experiment.environment import worker_environment
+from staffa.storage.workspace import Workspace
+
+
+def addresses_of_this_family() -> set[str]:
+    """Local addresses that this process and its children listen on."""
+    here = psutil.Process()
+    found = set()
+    for process in (here, *here.children(recursive=True)):
+        for connection in process.net_connections(kind="inet"):
+            if connection.status == psutil.CONN_LISTEN:
+                found.add(connection.laddr.ip)
+    return found
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    return Workspace.create(tmp_path / "v1.0 it's a run")
+
+
+def lane_threads(dask_worker) -> dict[str, int]:
+    return {name: dask_worker.executors[name]._max_workers for name in ("device", "disk", "archive")}
+
+
+def test_only_the_campaigns_own_credentials_are_let_in(workspace: Workspace, tmp_path: Path) -> None:
+    environment = worker_environment(False, "threefry2x32", tmp_path / "cache")
+    with local_pool(workspace, 1, environment, dashboard=False) as pool:
+        members = pool.members()
+        assert len(members) == 1
+        (member,) = members.values()
+        assert member.address.startswith("tls://127.0.0.1:")
+        assert member.host == socket.gethostname()
+        assert psutil.pid_exists(member.pid) and member.pid != os.getpid()
+        assert pool.client.run(lane_threads) == {member.address: LANES}
+        assert addresses_of_this_family() == {"127.0.0.1"}
+
+        for target in (pool.client.scheduler.address, member.address):
+            port = target.rpartition(":")[2]
+            with pytest.raises((OSError, TimeoutError)):
+                Client(f"tcp://127.0.0.1:{port}", timeout="2s")
+        with pytest.raises((OSError, TimeoutError)):
+            Client(pool.client.scheduler.address, security=Security.temporary(), timeout="2s")
+
+        for path in workspace.secrets.iterdir():
+            assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert stat.S_IMODE(workspace.secrets.stat().st_mode) == 0o700
+
+
+def test_credentials_survive_a_restart_and_must_be_private(workspace: Workspace, tmp_path: Path) -> None:
+    environment = worker_environment(False, "threefry2x32", tmp_path / "cache")
+    with local_pool(workspace, 1, environment, dashboard=False):
+        before = {path.name: path.read_bytes() for path in workspace.secrets.iterdir()}
+    with local_pool(workspace, 1, environment, dashboard=False):
+        assert {path.name: path.read_bytes() for path in workspace.secrets.iterdir()} == before
+    (workspace.secrets / "key.pem").chmod(0o640)
+    with pytest.raises(WorkspaceError, match=r"key\.pem can be read by others \(mode 0640\)") as caught:
+        with local_pool(workspace, 1, environment):
+            pass
+    assert "chmod" in caught.value.hint
