@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from dask.delayed import Delayed
 
     from staffa.execution.chronicle import Listener
+    from staffa.execution.ending import Ended
     from staffa.execution.prepare import Prepared
-    from staffa.execution.runner import Ended
     from staffa.views.results import Results
 
 ANSWER_SECONDS = 30.0
@@ -393,8 +393,9 @@ def _drive(
     seal: bool,
     progress: bool | None,
 ) -> Ended:
+    from staffa.execution.ending import Stop, nothing_left
     from staffa.execution.prepare import adopt_code, current_plan, open_stores, plan_digest
-    from staffa.execution.runner import Runner, Stop, nothing_left
+    from staffa.execution.runner import Runner
 
     config = declaration.campaign
     found, change = current_plan(workspace, accept_code_change=accept)

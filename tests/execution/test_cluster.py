@@ -67,7 +67,7 @@ def test_credentials_survive_a_restart_and_must_be_private(workspace: Workspace,
     with local_pool(workspace, 1, environment, dashboard=False):
         assert {path.name: path.read_bytes() for path in workspace.secrets.iterdir()} == before
     (workspace.secrets / "key.pem").chmod(0o640)
-    with pytest.raises(WorkspaceError, match=r"key\.pem can be read by others \(mode 0640\)") as caught:
-        with local_pool(workspace, 1, environment):
-            pass
+    refused = pytest.raises(WorkspaceError, match=r"key\.pem can be read by others \(mode 0640\)")
+    with refused as caught, local_pool(workspace, 1, environment):
+        pass
     assert "chmod" in caught.value.hint

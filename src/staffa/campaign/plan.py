@@ -211,13 +211,7 @@ def unfold(
     described = _described(drafts, describe)
     _check_outputs([group for group, _ in described], trials)
     groups = tuple(_with_batch(config, group, schema, len(kept)) for group, schema in described)
-    sampling = Sampling(
-        config.sampling.draws,
-        config.sampling.thin,
-        config.sampling.discard,
-        config.sampling.warmup,
-        config.execution.segments,
-    )
+    sampling = sampling_of(config)
     _check_modes(config, groups, sampling)
     plan = Plan(
         generation=0,
@@ -238,6 +232,12 @@ def unfold(
         parts=tuple(_parts(config, groups, sampling)),
     )
     return plan, rows
+
+
+def sampling_of(config: CampaignConfig) -> Sampling:
+    """How often a step is done and what is kept of it, as the campaign says."""
+    wanted = config.sampling
+    return Sampling(wanted.draws, wanted.thin, wanted.discard, wanted.warmup, config.execution.segments)
 
 
 def group_parameters(plan: Plan, rows: Rows, number: int) -> dict[str, npt.NDArray[Any]]:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from staffa.campaign.config import Declaration, difference, dump, load_frozen
-from staffa.campaign.plan import Group, Plan, Rows, bytes_per_trial, group_parameters, unfold
+from staffa.campaign.plan import Group, Plan, Rows, bytes_per_trial, group_parameters, sampling_of, unfold
 from staffa.errors import ConfigError, PluginError, WorkspaceError
 from staffa.execution.reduce import array_layout
 from staffa.execution.work import spec_of
@@ -206,13 +206,7 @@ def group_layout(plan: Plan, group: Group) -> GroupLayout:
 
 
 def _describe(experiment: Experiment, group: Group, config: Any, directory: Path) -> Schema:
-    sampling = Sampling(
-        config.sampling.draws,
-        config.sampling.thin,
-        config.sampling.discard,
-        config.sampling.warmup,
-        config.execution.segments,
-    )
+    sampling = sampling_of(config)
     if group.vectorize == "off":
         from staffa.experiment.simulate import pilot
 

@@ -24,16 +24,16 @@ from staffa.execution.board import Batch, Board, Next, Retries
 from staffa.execution.chronicle import Chronicle, Listener
 from staffa.execution.cluster import Member, Pool
 from staffa.execution.consolidate import Consolidation, Due
+from staffa.execution.ending import Ended, Stop
 from staffa.execution.graph import batch_graph, reduce_graph
 from staffa.execution.marks import read_mark
-from staffa.execution.tally import Rate, batch_counts, batch_key, counted, failed_lanes, failed_now, lane_messages
+from staffa.execution.tally import Rate, batch_counts, batch_key, failed_lanes, failed_now, lane_messages
 from staffa.execution.work import TOPIC, Order, mark_name
 from staffa.storage import control
 from staffa.storage.files import DISK, sweep_partials
 from staffa.storage.hot import HotStore
 from staffa.storage.ledger import Ledger
 from staffa.storage.workspace import Workspace
-from staffa.trial import Outcome
 
 POLL_SECONDS = 0.5
 CONTROL_SECONDS = 2.0
@@ -56,39 +56,6 @@ class Flight:
     batch: Batch | None = None
     next: Next | None = None
     part: int = -1
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How a run ended."""
-
-    reason: str
-    """`finished`, `stopped`, `interrupted`."""
-    outcomes: dict[str, int]
-    quarantined: int
-    seconds: float
-
-    @property
-    def exit_code(self) -> int:
-        if self.reason != "finished":
-            return 130
-        healthy = self.outcomes.get(Outcome.OK.word, 0)
-        return 0 if healthy == sum(self.outcomes.values()) else 1
-
-
-def nothing_left(plan: Plan, stores: Mapping[int, HotStore], workspace: Workspace, sealing: bool) -> Ended | None:
-    """How the campaign has ended already, if every trial has its data and every part is sealed."""
-    found = counted(plan, stores)["outcomes"]
-    complete = sum(found.get(o.word, 0) for o in Outcome if o.has_data) == plan.trials
-    sealed = not sealing or all((workspace.trials_archive / f"{p.name}.parquet").exists() for p in plan.parts)
-    return Ended("finished", found, 0, 0.0) if complete and sealed else None
-
-
-@dataclass
-class Stop:
-    """Asked from outside the loop: a signal handler, or a request of another shell."""
-
-    reason: str = ""
 
 
 class Runner:
