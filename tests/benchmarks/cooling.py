@@ -10,6 +10,7 @@ import multiprocessing
 import time
 from pathlib import Path
 
+import dask
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -48,6 +49,7 @@ def _plain(root: str, number: int, processes: int, folder: str, start, done) -> 
 def _ours(root: str, number: int, processes: int, start, done) -> None:
     from staffa.execution.consolidate import Consolidation
     from staffa.execution.graph import reduce_graph
+    from staffa.execution.lanes import LANES
     from staffa.execution.prepare import load_plan, open_stores, plan_digest
     from staffa.storage.books import fold
     from staffa.storage.workspace import Workspace
@@ -60,8 +62,7 @@ def _ours(root: str, number: int, processes: int, start, done) -> None:
     graphs[0].compute(scheduler="synchronous")  # a worker that seals has imported and opened everything before
     start.wait()
     began = time.time()
-    for graph in graphs:
-        graph.compute(scheduler="synchronous")
+    dask.compute(*graphs, scheduler="threads", num_workers=LANES["archive"])
     done.put((began, time.time()))
 
 

@@ -1,7 +1,8 @@
 """Two lanes on a worker, and a third for the archive.
 
-`device` is one thread: initialize, adapt, sample. `disk` is two: write, commit. `archive` is
-one: a seal of seconds must never stand in front of a commit. distributed counts every executor
+`device` is one thread: initialize, adapt, sample. `disk` is two: write, commit. `archive` is two
+as well, so that one part is read while another is synced; a seal of seconds must never stand in
+front of a commit. distributed counts every executor
 against `nthreads`, so workers have 8 of them and the lanes do the limiting.
 """
 
@@ -16,7 +17,7 @@ from typing import Any
 
 from distributed import WorkerPlugin
 
-LANES = {"device": 1, "disk": 2, "archive": 1}
+LANES = {"device": 1, "disk": 2, "archive": 2}
 THREADS = 8
 """`--nthreads` of a worker: with less, tasks waiting for the device keep writes from starting."""
 

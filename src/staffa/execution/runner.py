@@ -43,7 +43,8 @@ FAULTS = 3
 """Errors of the machinery a batch may have before the run gives up."""
 RECEIPT_SECONDS = 30.0
 """How long a receipt may be on its way; its worker may have died before it was sent."""
-SEALS_PER_WORKER = 1
+SEALS_PER_WORKER = 2
+"""Parts sealed at a time: one is read and written while the other waits for the disk's sync."""
 
 
 @dataclass(frozen=True)

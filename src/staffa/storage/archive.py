@@ -26,6 +26,8 @@ from staffa.storage.files import read_json, sync_directory, write_aside
 from staffa.storage.tables import ArchiveLayout
 from staffa.trial import Scalar
 
+PAGE_BYTES = 4 << 20
+"""Pages of a Parquet column: larger than Arrow's 1 MiB, since a part is read by the row group."""
 HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 LONGEST_NAME = 255
 DATE = re.compile(r"\d+([-/.])\d+\1\d+([t ].*)?|\d{1,2}:\d.*|\d{6,8}t\d+.*|epoch")
@@ -148,9 +150,12 @@ class Archive:
         # costs time and is given up half-way.
         outputs = {output.name for output in self.layout.outputs}
         words = [field.name for field in schema if field.name not in outputs]
+        # Extremes of a list's elements help no reader to skip anything.
+        flat = [field.name for field in schema if not pa.types.is_list(field.type)]
+        options = {"use_dictionary": words, "write_statistics": flat, "data_page_size": PAGE_BYTES}
         if self._compression == "none":
-            return {"compression": "none", "use_dictionary": words}
-        return {"compression": "zstd", "compression_level": self._level, "use_dictionary": words}
+            return {"compression": "none", **options}
+        return {"compression": "zstd", "compression_level": self._level, **options}
 
     def _described(self, aside: Path, target: Path, name: str, rows: int) -> SealedFile:
         data = hashlib.sha256()
