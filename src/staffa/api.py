@@ -393,7 +393,7 @@ def _drive(
     seal: bool,
     progress: bool | None,
 ) -> Ended:
-    from staffa.execution.ending import Stop, nothing_left
+    from staffa.execution.ending import Stop
     from staffa.execution.prepare import adopt_code, current_plan, open_stores, plan_digest
     from staffa.execution.runner import Runner
 
@@ -411,9 +411,6 @@ def _drive(
         if change is not None:
             ledger.append({"event": "code_change_accepted", "old": change[0], "new": change[1]})
             adopt_code(workspace, found)
-        done = None if seal else nothing_left(found, stores, workspace, config.archive.every != "off")
-        if done is not None:
-            return done
         stack.enter_context(_interruptible(request))
         pool = stack.enter_context(_pool(workspace, declaration, client))
         runner = Runner(
