@@ -6,11 +6,8 @@ The command line and notebooks call these and nothing else.
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
-import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +17,7 @@ from staffa.campaign.config import load as load_declaration
 from staffa.errors import ClusterError, ConfigError, WorkspaceError
 from staffa.storage import control
 from staffa.storage.files import DISK
-from staffa.storage.lease import Lease, read_lease
+from staffa.storage.lease import Holder, Lease, read_lease
 from staffa.storage.ledger import Ledger, history, read_summary
 from staffa.storage.workspace import Workspace
 
@@ -101,10 +98,26 @@ def load(
 
 
 def plan(campaign: Campaign | str | Path, **options: Any) -> Prepared:
-    """Unfold a campaign in memory: what will run, in how many batches and files. Writes nothing."""
+    """Unfold a campaign in memory: what will run, in how many batches and files. Writes nothing.
+
+    Raises `ConfigError` for what cannot be, a cluster's limits included where SLURM can be asked.
+    """
     from staffa.execution.prepare import unfolded
 
-    return unfolded(_campaign(campaign, options).declaration)
+    campaign = _campaign(campaign, options)
+    prepared = unfolded(campaign.declaration)
+    cluster_facts(campaign)
+    return prepared
+
+
+def cluster_facts(campaign: Campaign) -> dict[str, Any]:
+    """What a campaign would ask of SLURM, compared with what there is; empty for other machines."""
+    if campaign.declaration.campaign.cluster.kind != "slurm":
+        return {}
+    from staffa.execution.drive import considered
+
+    with _located(campaign.declaration):
+        return considered(Workspace(campaign.root.absolute()), campaign.declaration)
 
 
 def run(
@@ -114,6 +127,7 @@ def run(
     cluster: Any = None,
     allow_dirty: bool = False,
     accept_code_change: bool = False,
+    detach: bool = False,
     listeners: Iterable[Listener] = (),
     progress: bool | None = None,
     **options: Any,
@@ -124,6 +138,7 @@ def run(
     - `client`: an existing `distributed.Client`; by default a local cluster is started.
     - `cluster`: a cluster config's name, or a Dask cluster object.
     - `allow_dirty`: run although the workflow's code differs from its commit.
+    - `detach`: return at once; the driver goes on by itself, on SLURM as a small job of its own.
     - `listeners`: called with every event.
 
     Raises `ConfigError`, `PluginError`, `WorkspaceError` (exit 2) before anything is written, and
@@ -137,21 +152,27 @@ def run(
     workspace = Workspace(campaign.root.absolute())
     resumed, prepared = workspace.is_planned, None
     if not resumed:
+        from staffa.execution.prepare import unfolded
+
         _check_dirty(campaign.declaration, allow_dirty)
-        prepared = plan(campaign)
+        prepared = unfolded(campaign.declaration)
+    if client is None:
+        _check_machine(workspace, campaign.declaration)
     with _driving(workspace) as lease:
         _planned(workspace, campaign.declaration, prepared)
-        ended = _drive(
-            workspace,
-            campaign.declaration,
-            lease,
-            client,
-            accept_code_change,
-            listeners,
-            seal=False,
-            progress=progress,
-        )
-    return Run(workspace.root, ended, resumed)
+        if not detach:
+            ended = _drive(
+                workspace,
+                campaign.declaration,
+                lease,
+                client,
+                accept_code_change,
+                listeners,
+                seal=False,
+                progress=progress,
+            )
+            return Run(workspace.root, ended, resumed)
+    return _detached(workspace, campaign.declaration, client, accept_code_change, resumed)
 
 
 def resume(
@@ -162,28 +183,52 @@ def resume(
     listeners: Iterable[Listener] = (),
     cluster: str | None = None,
     set: Iterable[str] = (),
+    detach: bool = False,
     progress: bool | None = None,
 ) -> Run:
     """Go on with a campaign after anything died: only what is missing runs.
 
     Arguments:
     - `cluster`, `set`: another machine, other patience; what is computed cannot be changed any more.
+    - `detach`: return at once; the driver goes on by itself.
     """
     from staffa.execution.prepare import check_unchanged
 
     workspace = Workspace.open(root)
     declaration = load_frozen(workspace.campaign_yaml, directory=workspace.code, cluster=cluster, overrides=tuple(set))
     check_unchanged(declaration, workspace)
+    if client is None:
+        _check_machine(workspace, declaration)
     with _driving(workspace) as lease:
+        if not detach:
+            ended = _drive(
+                workspace,
+                declaration,
+                lease,
+                client,
+                accept_code_change,
+                listeners,
+                seal=False,
+                progress=progress,
+            )
+            return Run(workspace.root, ended, resumed=True)
+    return _detached(workspace, declaration, client, accept_code_change, True)
+
+
+def drive(
+    root: str | Path, *, cluster: str | None = None, set: Iterable[str] = (), accept_code_change: bool = False
+) -> Run:
+    """Drive a campaign from a SLURM job of its own, and see to its successor: what `detach` hands in."""
+    from staffa.execution.drive import wait_for_lease
+    from staffa.execution.slurm.driver import drive_command
+
+    workspace = Workspace.open(root)
+    declaration = load_frozen(workspace.campaign_yaml, directory=workspace.code, cluster=cluster, overrides=tuple(set))
+    wait_for_lease(workspace)
+    with _driving(workspace) as lease:
+        heirs = drive_command(workspace, cluster, tuple(set))
         ended = _drive(
-            workspace,
-            declaration,
-            lease,
-            client,
-            accept_code_change,
-            listeners,
-            seal=False,
-            progress=progress,
+            workspace, declaration, lease, None, accept_code_change, (), seal=False, progress=False, heirs=heirs
         )
     return Run(workspace.root, ended, resumed=True)
 
@@ -202,9 +247,14 @@ def consolidate(root: str | Path, *, client: Any = None, listeners: Iterable[Lis
 def stop(root: str | Path) -> dict[str, Any]:
     """Ask the live driver to issue no more batches and end when those in flight are committed."""
     workspace = Workspace.open(root)
-    if not _alive(workspace):
+    if _alive(workspace):
+        return _ask(workspace, "stop")
+    from staffa.execution.slurm.driver import cancel_driver, waiting_driver
+
+    if not waiting_driver(workspace):
         return {"done": True, "why": "no driver is running"}
-    return _ask(workspace, "stop")
+    job = cancel_driver(workspace, workspace.root.name)
+    return {"done": True, "why": f"the driver's job {job} was cancelled" if job else "no driver is running"}
 
 
 def retry(root: str | Path) -> dict[str, Any]:
@@ -221,6 +271,33 @@ def retry(root: str | Path) -> dict[str, Any]:
             ledger.append({"event": "readmitted", "trial": trial})
             count += 1
     return {"done": True, "trials": count, "next": f"staffa {'resume' if count else 'status'} {root}"}
+
+
+def scale(root: str | Path, workers: Mapping[str, int] | Iterable[str]) -> dict[str, Any]:
+    """Have the live driver keep other numbers of workers: `{"gpu": 16}`, or `["gpu=16"]`."""
+    workspace = Workspace.open(root)
+    wanted = dict(workers) if isinstance(workers, Mapping) else dict(_assigned(word) for word in workers)
+    if not _alive(workspace):
+        raise ClusterError(
+            f"no driver of {root} is running: there is nothing to scale",
+            f"staffa resume {root} --set cluster.pools.{next(iter(wanted), 'gpu')}.workers=16",
+        )
+    return _ask(workspace, "scale", workers=wanted)
+
+
+def scripts(campaign: Campaign | str | Path, **options: Any) -> dict[str, str]:
+    """The job scripts a run would hand in, by pool; the detached driver's own is called `driver`."""
+    from staffa.execution.drive import job_scripts
+
+    campaign = _campaign(campaign, options)
+    return job_scripts(Workspace(campaign.root.absolute()), campaign.declaration)
+
+
+def _assigned(word: str) -> tuple[str, int]:
+    name, equals, number = word.partition("=")
+    if not equals or not number.isdecimal():
+        raise ConfigError(f"{word!r} is not POOL=WORKERS", "such as gpu=16, or gpu=0 to let go of all")
+    return name, int(number)
 
 
 def attach(root: str | Path) -> Run:
@@ -280,9 +357,9 @@ class Graph:
 
     def __call__(self, campaign: Campaign | str | Path, trial: int | str | None = None, *, batch: int = 0) -> Delayed:
         """The graph of one batch: the `batch`-th of the campaign, or the one that holds `trial`."""
+        from staffa.execution.bench import Order
         from staffa.execution.graph import batch_graph
         from staffa.execution.prepare import load_plan, plan_digest
-        from staffa.execution.work import Order
 
         campaign = _campaign(campaign, {})
         workspace = Workspace(campaign.root.absolute())
@@ -340,6 +417,24 @@ def _dotted(overrides: Mapping[str, Any], directory: Path, prefix: str = "") -> 
             yield f"{path}={json.dumps(value)}"
 
 
+@contextlib.contextmanager
+def _located(declaration: Declaration) -> Iterator[None]:
+    """Put file and line in front of what SLURM or its limits object to."""
+    try:
+        yield
+    except (ConfigError, ClusterError) as error:
+        raise declaration.located(error) from None
+
+
+def _check_machine(workspace: Workspace, declaration: Declaration) -> None:
+    """Refuse a machine that could never run this, before anything is written."""
+    if declaration.campaign.cluster.kind == "slurm":
+        from staffa.execution.drive import preflight
+
+        with _located(declaration):
+            preflight(workspace, declaration)
+
+
 def _check_dirty(declaration: Declaration, allow: bool) -> None:
     from staffa.storage.provenance import dirty_files
 
@@ -366,8 +461,17 @@ def _driving(workspace: Workspace) -> Iterator[Lease]:
     """Hold the lease of a workspace. A first plan is checked before: here folders are made."""
     with _disk_told(workspace):
         Workspace.create(workspace.root)
-        with Lease.acquire(workspace.lease) as lease:
+        with Lease.acquire(workspace.lease, over=_over) as lease:
             yield lease
+
+
+def _over(holder: Holder) -> bool:
+    """Whether a driver that ran as a job has ended, as SLURM knows."""
+    if not holder.job:
+        return False
+    from staffa.execution.slurm.driver import job_over
+
+    return job_over(holder.job)
 
 
 @contextlib.contextmanager
@@ -392,125 +496,31 @@ def _drive(
     *,
     seal: bool,
     progress: bool | None,
+    heirs: Sequence[str] = (),
 ) -> Ended:
-    from staffa.execution.ending import Stop
-    from staffa.execution.prepare import adopt_code, current_plan, open_stores, plan_digest
-    from staffa.execution.runner import Runner
+    from staffa.execution.drive import drive
+    from staffa.execution.prepare import load_plan
 
-    config = declaration.campaign
-    found, change = current_plan(workspace, accept_code_change=accept)
-    stores = open_stores(workspace, found)
-    request = Stop()
     with contextlib.ExitStack() as stack:
         heard = [*listeners]
         if progress is not False and not seal:
             from staffa.views.live import follow
 
-            heard.append(stack.enter_context(follow(found.trials, workspace.root, progress)))
-        ledger = stack.enter_context(Ledger.open(workspace, lease))
-        if change is not None:
-            ledger.append({"event": "code_change_accepted", "old": change[0], "new": change[1]})
-            adopt_code(workspace, found)
-        stack.enter_context(_interruptible(request))
-        pool = stack.enter_context(_pool(workspace, declaration, client))
-        runner = Runner(
-            workspace, found, plan_digest(found), config, ledger, stores, pool, listeners=heard, stop=request
-        )
-        started = {
-            "event": "run_started",
-            "driver": lease.lease_id,
-            "host": lease.holder.host,
-            "pid": lease.holder.pid,
-            "workers": len(pool.members()),
-            "resumed": bool(ledger.books.runs),
-            "dashboard": pool.dashboard,
-        }
-        ledger.append(started)
-        for hear in heard:
-            hear(started)
-        try:
-            ended = runner.seal() if seal else runner.run()
-        except BaseException as error:
-            interrupted = isinstance(error, KeyboardInterrupt)
-            reason = "interrupted" if interrupted else type(error).__name__
-            code = 130 if interrupted else getattr(error, "exit_code", 3)
-            with contextlib.suppress(OSError):
-                ledger.append({"event": "run_ended", "reason": reason, "exit_code": code})
-            raise
-        with contextlib.suppress(OSError):
-            ledger.append({"event": "run_ended", "reason": ended.reason, "exit_code": ended.exit_code})
-        return ended
+            heard.append(stack.enter_context(follow(load_plan(workspace).trials, workspace.root, progress)))
+        return drive(workspace, declaration, lease, client, accept, heard, seal=seal, heirs=heirs)
 
 
-@contextlib.contextmanager
-def _pool(workspace: Workspace, declaration: Declaration, client: Any) -> Iterator[Any]:
-    from staffa.execution.cluster import cores, given_pool, local_pool
-    from staffa.experiment.environment import worker_environment
+def _detached(workspace: Workspace, declaration: Declaration, client: Any, accept: bool, resumed: bool) -> Run:
+    """Let a driver of its own go on: a small SLURM job, or a process without a terminal."""
+    from staffa.execution.drive import detach
 
-    config = declaration.campaign
     if client is not None:
-        with given_pool(client) as pool:
-            yield pool
-        return
-    workers = config.cluster.workers or config.execution.workers or cores()
-    environment = worker_environment(config.execution.x64, config.execution.prng)
-    with contextlib.ExitStack() as stack:
-        with _interrupts_held():
-            pool = stack.enter_context(
-                local_pool(
-                    workspace,
-                    workers,
-                    environment,
-                    memory=config.cluster.memory,
-                    dashboard=config.cluster.dashboard,
-                    port=config.cluster.dashboard_port,
-                )
-            )
-        try:
-            yield pool
-        except KeyboardInterrupt:
-            # Leaving at once: closing would wait for what is being computed.
-            for member in pool.members().values():
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(member.pid, signal.SIGKILL)
-            raise
-
-
-@contextlib.contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Start processes that never see a Ctrl-C: a terminal sends it to all of them.
-
-    They inherit the blocked signal for good (and so do those that replace them: the threads
-    that start processes are made here too); ours is delivered when the block ends.
-    """
-    from multiprocessing import resource_tracker
-
-    resource_tracker.ensure_running()  # would unblock the signal when it is started later
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextlib.contextmanager
-def _interruptible(request: Any) -> Iterator[None]:
-    """Ctrl-C once: let batches in flight commit; twice: leave at once. Both can be resumed."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupted(number: int, frame: Any) -> None:
-        if request.reason:
-            raise KeyboardInterrupt
-        request.reason = "interrupted"
-
-    before = {number: signal.signal(number, interrupted) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        raise ConfigError(
+            "detach: a live client or cluster object ends with this process",
+            'give a cluster config instead: cluster="slurm-gpu"',
+        )
+    detach(workspace, declaration, accept)
+    return Run(workspace.root, None, resumed)
 
 
 def _alive(workspace: Workspace) -> bool:
@@ -518,8 +528,8 @@ def _alive(workspace: Workspace) -> bool:
     return holder is not None and holder.alive()
 
 
-def _ask(workspace: Workspace, verb: str) -> dict[str, Any]:
-    request = control.ask(workspace, verb)
+def _ask(workspace: Workspace, verb: str, **arguments: Any) -> dict[str, Any]:
+    request = control.ask(workspace, verb, **arguments)
     reply = control.wait_answer(workspace, request, ANSWER_SECONDS)
     if reply is None:
         control.withdraw(workspace, request)

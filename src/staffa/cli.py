@@ -40,6 +40,8 @@ app = typer.Typer(
 )
 config_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at a campaign's declaration.")
 app.add_typer(config_app, name="config")
+cluster_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at the jobs a campaign hands in.")
+app.add_typer(cluster_app, name="cluster")
 
 CampaignFile = Annotated[Path, typer.Argument(help="The campaign's YAML file.", show_default=False)]
 RunFolder = Annotated[
@@ -58,6 +60,10 @@ Dirty = Annotated[bool, typer.Option("--allow-dirty", help="Run although the cod
 Accept = Annotated[
     bool, typer.Option("--accept-code-change", help="Go on although the model's code has changed; it is recorded.")
 ]
+Detach = Annotated[
+    bool, typer.Option("--detach", help="Return at once; the driver goes on, on SLURM as a small job of its own.")
+]
+Insecure = Annotated[bool, typer.Option("--insecure", help="No TLS between driver and workers. Anyone may join.")]
 Json = Annotated[bool, typer.Option("--json", help="Answer as JSON.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
@@ -95,18 +101,24 @@ def run(
     profile: Profile = None,
     allow_dirty: Dirty = False,
     accept_code_change: Accept = False,
+    detach: Detach = False,
+    insecure: Insecure = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Run a campaign, or resume it where it stands."""
     from staffa import api
 
-    declared = api.load(campaign, cluster=cluster, profile=profile, set=set_ or ())
+    declared = api.load(campaign, cluster=cluster, profile=profile, set=[*(set_ or ()), *_open(insecure)])
     _ended(
         declared.root,
         as_json,
         lambda: api.run(
-            declared, allow_dirty=allow_dirty, accept_code_change=accept_code_change, progress=_progress(as_json)
+            declared,
+            allow_dirty=allow_dirty,
+            accept_code_change=accept_code_change,
+            detach=detach,
+            progress=_progress(as_json),
         ),
     )
 
@@ -117,6 +129,8 @@ def resume(
     set_: Set = None,
     cluster: Cluster = None,
     accept_code_change: Accept = False,
+    detach: Detach = False,
+    insecure: Insecure = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -127,9 +141,28 @@ def resume(
         run,
         as_json,
         lambda: api.resume(
-            run, cluster=cluster, set=set_ or (), accept_code_change=accept_code_change, progress=_progress(as_json)
+            run,
+            cluster=cluster,
+            set=[*(set_ or ()), *_open(insecure)],
+            accept_code_change=accept_code_change,
+            detach=detach,
+            progress=_progress(as_json),
         ),
     )
+
+
+@app.command(hidden=True)
+def drive(
+    run: RunFolder,
+    set_: Set = None,
+    cluster: Cluster = None,
+    accept_code_change: Accept = False,
+    debug: Debug = False,
+) -> None:
+    """Drive a campaign from a SLURM job: what --detach hands in."""
+    from staffa import api
+
+    _ended(run, False, lambda: api.drive(run, cluster=cluster, set=set_ or (), accept_code_change=accept_code_change))
 
 
 @app.command()
@@ -175,6 +208,37 @@ def watch(
         return
     if not as_json:
         _say(found, report.status_sheet, as_json)
+
+
+@app.command()
+def attach(run: RunFolder, debug: Debug = False) -> None:
+    """Follow a running campaign as if it had been started here.
+
+    Ctrl-C leaves it running. The exit code is that of the run.
+    """
+    from staffa import api
+
+    watch(run)
+    found = api.status(run)
+    raise typer.Exit(int((found.get("run") or {}).get("exit_code") or 0))
+
+
+@app.command()
+def scale(
+    run: RunFolder,
+    pools: Annotated[list[str], typer.Argument(metavar="POOL=WORKERS...", help="Such as gpu=16; 0 lets go of all.")],
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Have more or fewer workers from now on.
+
+    Busy ones finish their batches first.
+    """
+    from staffa import api
+
+    reply = api.scale(run, pools)
+    wanted = ", ".join(f"{name}={workers}" for name, workers in (reply.get("workers") or {}).items())
+    _say_reply(reply, f"workers wanted: {wanted}", run, as_json)
 
 
 @app.command()
@@ -260,6 +324,22 @@ def config_schema(as_json: Json = False, debug: Debug = False) -> None:
     _write(json.dumps(config.json_schema(), indent=2))
 
 
+@cluster_app.command("script")
+def cluster_script(
+    campaign: CampaignFile,
+    set_: Set = None,
+    cluster: Cluster = None,
+    profile: Profile = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Print the job scripts a run would hand in, one for each pool."""
+    from staffa import api
+
+    scripts = api.scripts(api.load(campaign, cluster=cluster, profile=profile, set=set_ or ()))
+    _write(json.dumps(scripts, indent=2) if as_json else "\n".join(scripts.values()))
+
+
 # --- answers ---------------------------------------------------------------------------------------
 
 Facts = TypeVar("Facts")
@@ -296,11 +376,19 @@ def _ended(root: Path, as_json: bool, drive: Callable[[], Run]) -> None:
         driven = drive()
     except KeyboardInterrupt:
         raise _Interrupted(root) from None
-    assert driven.ended is not None
+    if driven.ended is None:
+        from staffa import api
+
+        _say(api.status(driven.root), report.status_sheet, as_json)
+        return
     code = driven.ended.exit_code
     facts = report.ended_facts(driven.root, driven.resumed, asdict(driven.ended), code, driven.status)
     _say(facts, report.ended_sheet, as_json)
     raise typer.Exit(code)
+
+
+def _open(insecure: bool) -> list[str]:
+    return ["cluster.insecure=true"] * insecure
 
 
 def _progress(silent: bool) -> bool | None:

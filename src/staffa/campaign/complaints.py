@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from staffa.campaign.layers import Address, Origin, Tree, dotted, nearest, shortened
@@ -69,32 +70,45 @@ def _hint(item: ErrorDetails, address: Address, model: type[BaseModel]) -> str:
     if item["type"] == "literal_error" and isinstance(item["input"], str):
         return near(item["input"], re.findall(r"'([^']+)'", item["ctx"]["expected"]))
     above = _model_at(address[:-1], model)
-    field = above.model_fields.get(str(address[-1])) if above and address else None
+    field = _fields(above).get(str(address[-1])) if above and address else None
     return (field.description or "") if field else ""
 
 
 def _meant(address: Address, model: type[BaseModel]) -> str:
     """What an unknown key was probably meant to be: a near name, or the same name in another section."""
-    homes = [dotted(known) for known in _fields(model, ()) if known[-1] == address[-1]]
+    homes = [dotted(known) for known in _addresses(model, ()) if known[-1] == address[-1]]
     if len(homes) == 1:
         return f"did you mean '{homes[0]}'?"
     above = _model_at(address[:-1], model)
-    return near(str(address[-1]), above.model_fields) if above else ""
+    return near(str(address[-1]), _fields(above)) if above else ""
 
 
-def _fields(model: type[BaseModel], above: Address) -> Iterator[Address]:
-    for name, field in model.model_fields.items():
+def _addresses(model: type[BaseModel], above: Address) -> Iterator[Address]:
+    for name, field in _fields(model).items():
         yield (*above, name)
         if inner := _model_in(field.annotation):
-            yield from _fields(inner, (*above, name))
+            yield from _addresses(inner, (*above, name, "<name>") if _by_name(field) else (*above, name))
+
+
+def _fields(model: type[BaseModel]) -> dict[str, FieldInfo]:
+    """Fields by the name they have in a file."""
+    return {field.alias or name: field for name, field in model.model_fields.items()}
 
 
 def _model_at(address: Address, model: type[BaseModel]) -> type[BaseModel] | None:
     here: type[BaseModel] | None = model
-    for part in address:
-        field = here.model_fields.get(str(part)) if here else None
+    parts = iter(address)
+    for part in parts:
+        field = _fields(here).get(str(part)) if here else None
         here = _model_in(field.annotation) if field else None
+        if field and _by_name(field):
+            next(parts, None)
     return here
+
+
+def _by_name(field: FieldInfo) -> bool:
+    """Whether names of the user's own stand between a field and its models, as in `cluster.pools`."""
+    return get_origin(field.annotation) is dict
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:

@@ -24,25 +24,13 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from staffa.campaign.quantities import duration, size
+from staffa.campaign.fields import Count, Duration, Natural, Real, Section, Size, Span, clash, integer
+from staffa.campaign.machine import ClusterConfig
 from staffa.errors import near
 from staffa.seeds import CHANNELS, SeedPack
 
 SCHEDULED = "scheduled"
 """Name of the branch `archive.every: {…}` in pydantic's error locations; never part of a dotted path."""
-
-
-def _integer(value: Any) -> Any:
-    """Refuse what pydantic would quietly take for an integer: `yes`, '5'."""
-    if isinstance(value, bool | str):
-        raise PydanticCustomError("int_type", "")
-    return value
-
-
-def _real(value: Any) -> Any:
-    if isinstance(value, bool | str):
-        raise PydanticCustomError("float_type", "")
-    return value
 
 
 def _automatic(value: Any) -> Any:
@@ -68,28 +56,14 @@ def _channel(name: str) -> str:
     return name
 
 
-def _clash(field: str, complaint: str) -> PydanticCustomError:
-    """Two fields that do not go together; `field` is the one to look at first."""
-    return PydanticCustomError("clash", "{complaint}", {"field": field, "complaint": complaint})
-
-
-Natural = Annotated[int, Field(ge=0), BeforeValidator(_integer)]
-Count = Annotated[int, Field(ge=1), BeforeValidator(_integer)]
-Real = Annotated[float, BeforeValidator(_real)]
 Automatic = Annotated[
     Literal["auto"] | int,
     PlainValidator(_automatic, json_schema_input_type=Literal["auto"] | Annotated[int, Field(ge=1)]),
 ]
-Duration = Annotated[float, BeforeValidator(duration, json_schema_input_type=float | str)]
-Size = Annotated[int, Field(gt=0), BeforeValidator(size, json_schema_input_type=int | str)]
 Channel = Annotated[str, AfterValidator(_channel)]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class TitleConfig(_Section):
+class TitleConfig(Section):
     """Section `campaign`: what the campaign is called. Its folder is `<version>_<name>`."""
 
     name: str = Field(
@@ -124,7 +98,7 @@ class ExperimentConfig(BaseModel):
         return dict(self.model_extra or {})
 
 
-class SamplingConfig(_Section):
+class SamplingConfig(Section):
     """Section `sampling`: how many steps each trial takes and which of them are kept."""
 
     draws: Count | None = Field(
@@ -136,7 +110,7 @@ class SamplingConfig(_Section):
     warmup: Natural = Field(default=0, description="Steps of `adapt` before the first draw.")
 
 
-class SeedsConfig(_Section):
+class SeedsConfig(Section):
     """Section `seeds`: where randomness starts. Trials fold their own key from it and their identity."""
 
     global_seed: Natural = Field(default=0, description="The one seed; change it for an independent repetition.")
@@ -150,7 +124,7 @@ class SeedsConfig(_Section):
         return SeedPack(self.global_seed, dict(self.pinned))
 
 
-class BackoffConfig(_Section):
+class BackoffConfig(Section):
     """Section `execution.retries.backoff`: the n-th retry waits `initial * factor**n`, shaken by `jitter`."""
 
     initial: Duration = Field(default=30.0, description="Wait before the first retry, such as 30s.")
@@ -163,18 +137,18 @@ class BackoffConfig(_Section):
         if self.maximum < self.initial:
             field = "execution.retries.backoff.maximum"
             text = f"{self.maximum:g} s is less than execution.retries.backoff.initial: {self.initial:g} s"
-            raise _clash(field, text)
+            raise clash(field, text)
         return self
 
 
-class RetriesConfig(_Section):
+class RetriesConfig(Section):
     """Section `execution.retries`: what happens after a failure."""
 
     limit: Natural = Field(default=3, description="Retries of a failed trial before it is quarantined; 0 for none.")
     backoff: BackoffConfig = Field(default=BackoffConfig(), description="How long retries wait: initial, factor, …")
 
 
-class ExecutionConfig(_Section):
+class ExecutionConfig(Section):
     """Section `execution`: how the work is cut and carried out. Nothing here changes a trial's identity."""
 
     segments: Count = Field(
@@ -190,7 +164,7 @@ class ExecutionConfig(_Section):
         description="Lanes of one vmap call: auto (from device memory) or a number that divides the batch.",
     )
     retries: RetriesConfig = Field(default=RetriesConfig(), description="What happens after a failure: limit, backoff.")
-    timeout: Annotated[Duration, Field(gt=0)] | None = Field(
+    timeout: Span | None = Field(
         default=None, description="Longest time a trial may take, such as 2h; null for no limit."
     )
     patience: Duration = Field(
@@ -211,30 +185,30 @@ class ExecutionConfig(_Section):
     def _generator_fits(self) -> ExecutionConfig:
         if self.prng != "threefry2x32" and self.vectorize == "vmap":
             text = f"'{self.prng}' keys differ under execution.vectorize: vmap; use map"
-            raise _clash("execution.prng", text)
+            raise clash("execution.prng", text)
         return self
 
     @model_validator(mode="after")
     def _width_fits(self) -> ExecutionConfig:
         batch, width = self.batch, self.width
         if isinstance(batch, int) and isinstance(width, int) and batch % width:
-            raise _clash("execution.width", f"{width} does not divide execution.batch: {batch}")
+            raise clash("execution.width", f"{width} does not divide execution.batch: {batch}")
         return self
 
 
-class StorageConfig(_Section):
+class StorageConfig(Section):
     """Section `storage`: where and how data are written."""
 
     root: str = Field(default="runs", min_length=1, description="Folder that holds the campaigns' folders.")
     compression: Literal["zstd", "none"] = Field(
         default="zstd", description="Codec of the hot store; none where the disk outruns the processor."
     )
-    level: Annotated[int, Field(ge=1, le=22), BeforeValidator(_integer)] = Field(
+    level: Annotated[int, Field(ge=1, le=22), BeforeValidator(integer)] = Field(
         default=1, description="Level of compression, 1 (fast) to 22 (small)."
     )
 
 
-class EveryConfig(_Section):
+class EveryConfig(Section):
     """Section `archive.every`: when ripe parts are looked for during a run, whichever comes first."""
 
     trials: Count | None = Field(default=1000, description="After so many settled trials; null to go by time alone.")
@@ -243,7 +217,7 @@ class EveryConfig(_Section):
     )
 
 
-class ArchiveConfig(_Section):
+class ArchiveConfig(Section):
     """Section `archive`: the Parquet archive the campaign cools into."""
 
     partition_by: tuple[str, ...] = Field(
@@ -261,21 +235,7 @@ class ArchiveConfig(_Section):
     )
 
 
-class ClusterConfig(_Section):
-    """Section `cluster`: the machine. It usually has a file of its own, `cluster_configs/<name>.yaml`."""
-
-    kind: Literal["local"] = Field(default="local", description="What starts the workers: local.")
-    workers: Count | None = Field(default=None, description="Worker processes; null for `execution.workers`.")
-    memory: Size | None = Field(
-        default=None, description="Memory per worker, such as 4GiB; null to share the machine's."
-    )
-    dashboard: StrictBool = Field(default=True, description="Whether the Dask dashboard is served: true or false.")
-    dashboard_port: Annotated[int, Field(ge=0, le=65535), BeforeValidator(_integer)] = Field(
-        default=8787, description="Port of the dashboard; 0 for any free one."
-    )
-
-
-class CampaignConfig(_Section):
+class CampaignConfig(Section):
     """A whole campaign, as declared after all tiers have been merged."""
 
     campaign: TitleConfig = Field(description="What the campaign is called: {name: walk}.")
@@ -299,11 +259,11 @@ class CampaignConfig(_Section):
     def _segments_fit(self) -> CampaignConfig:
         draws, segments = self.sampling.draws, self.execution.segments
         if draws is not None and draws % segments:
-            raise _clash("execution.segments", f"{segments} does not divide sampling.draws: {draws}")
+            raise clash("execution.segments", f"{segments} does not divide sampling.draws: {draws}")
         return self
 
 
-class ProfileConfig(_Section):
+class ProfileConfig(Section):
     """A file `profiles/<name>.yaml`: a named set of values for one kind of work, such as a smoke test."""
 
     name: str = Field(default="", description="Name of the profile.")

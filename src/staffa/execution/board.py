@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import random
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from staffa.campaign.plan import Plan
@@ -19,6 +19,8 @@ from staffa.trial import Outcome, canonical
 Batch = tuple[int, int]
 """(group, batch)."""
 
+STRAYS = 3
+"""Nodes that may vanish under a batch before it is taken for the cause."""
 STUCK = 3
 """Searches for one guilty lane before all lanes that die together are left out."""
 
@@ -57,6 +59,10 @@ class Trouble:
     """Failed tries of each lane."""
     faults: int = 0
     """Errors of the machinery, which no lane is to blame for."""
+    strays: int = 0
+    """Times its node vanished while it was on the device: nobody's fault, unless it goes on."""
+    nodes: set[str] = field(default_factory=set)
+    """Where it failed: the next try goes elsewhere, if there is an elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -117,16 +123,29 @@ class Board:
         """What a worker must have compiled for a group."""
         return self._programs[group]
 
-    def take(self, accepts: Callable[[int], bool]) -> Next | None:
-        """The next batch to issue whose group is accepted; it is in flight from now on."""
+    def take(self, accepts: Callable[[int], bool], node: str = "", nodes: Collection[str] = ()) -> Next | None:
+        """The next batch to issue whose group is accepted; it is in flight from now on.
+
+        Arguments:
+        - `node`: where it would run; a batch that failed there waits for another of the `nodes`.
+        """
         self._ripen()
-        for index, (batch, _) in enumerate(self._queue):
-            if accepts(batch[0]):
-                _, lanes = self._queue[index]
+        accepted: dict[int, bool] = {}
+        for index, (batch, lanes) in enumerate(self._queue):
+            group = batch[0]
+            if group not in accepted:
+                accepted[group] = accepts(group)
+                if len(accepted) == len(self.plan.groups) and not any(accepted.values()):
+                    return None
+            if accepted[group] and not self._shuns(batch, node, nodes):
                 del self._queue[index]
                 self._waiting.discard(batch)
                 return self._issue(batch, lanes)
         return None
+
+    def failed_on(self, batch: Batch, node: str) -> None:
+        """Remember where a batch failed."""
+        self.troubles.setdefault(batch, Trouble()).nodes.add(node)
 
     def settled(
         self, batch: Batch, counts: Mapping[str, int], failed: Mapping[int, Outcome], tried: Iterable[int]
@@ -159,15 +178,31 @@ class Board:
             heapq.heappush(self._later, (verdict.due, batch, verdict.retried))
         return verdict
 
-    def lost(self, batch: Batch, lanes: tuple[int, ...] | None, started: Started | None, attempt: int) -> bool:
+    def lost(
+        self,
+        batch: Batch,
+        lanes: tuple[int, ...] | None,
+        started: Started | None,
+        attempt: int,
+        *,
+        certain: bool = True,
+    ) -> bool:
         """A worker died; returns whether this batch is charged for it. It goes to the front again.
 
         A batch that had its start mark open is charged. One death may be an accident; from the
         second on (or at once, if the time ran out) the lanes on the device are suspects, divided
         until one stands alone: that one is left out.
+
+        Arguments:
+        - `certain`: whether the process died while its node lived on. A node that vanished is
+          charged to nobody, until it happens to the same batch again and again.
         """
         self.flying.discard(batch)
         charged = started is not None and started.batch == f"g{batch[0]}/{batch[1]}" and started.attempt == attempt
+        if charged and not certain:
+            trouble = self.troubles.setdefault(batch, Trouble())
+            trouble.strays += 1
+            charged = trouble.strays >= STRAYS
         if charged and started is not None:
             trouble = self.troubles.setdefault(batch, Trouble())
             trouble.deaths += 1
@@ -184,6 +219,14 @@ class Board:
         if fault:
             self.troubles.setdefault(batch, Trouble()).faults += 1
         return self.troubles[batch].faults if batch in self.troubles else 0
+
+    def yielded(self, batch: Batch, lanes: tuple[int, ...] | None) -> None:
+        """A worker stopped between two segments; another goes on with the same attempt."""
+        self.flying.discard(batch)
+        trouble = self.troubles.get(batch)
+        if trouble is not None:
+            trouble.attempts -= 1
+        self._wait(batch, lanes, first=True)
 
     def reopen(self, batch: Batch, lanes: tuple[int, ...] | None) -> None:
         """Do (some lanes of) a settled batch again: damaged data, or a retry asked for.
@@ -229,6 +272,11 @@ class Board:
         return len(self._queue)
 
     @property
+    def waiting_groups(self) -> set[int]:
+        """Groups with batches that could be issued now."""
+        return {batch[0] for batch, _ in self._queue}
+
+    @property
     def retrying(self) -> int:
         return len(self._later)
 
@@ -240,6 +288,10 @@ class Board:
         trouble.attempts = max(trouble.attempts, 1) + 1
         left_out = tuple((lane, outcome, text) for lane, (outcome, text) in sorted(trouble.leave_out.items()))
         return Next(batch, trouble.attempts, lanes, left_out, trouble.suspects)
+
+    def _shuns(self, batch: Batch, node: str, nodes: Collection[str]) -> bool:
+        trouble = self.troubles.get(batch)
+        return trouble is not None and node in trouble.nodes and any(other not in trouble.nodes for other in nodes)
 
     def _wait(self, batch: Batch, lanes: tuple[int, ...] | None, *, first: bool = False) -> None:
         self._waiting.add(batch)

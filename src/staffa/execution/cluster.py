@@ -11,82 +11,16 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any
 
 import dask
 from distributed import Client, LocalCluster, Security
 
 from staffa.errors import ClusterError
-from staffa.execution.lanes import THREADS, Lanes, whereabouts
+from staffa.execution.lanes import THREADS, Lanes
+from staffa.execution.pool import Pool
+from staffa.execution.settings import SETTINGS
 from staffa.storage.credentials import Credentials, credentials
 from staffa.storage.workspace import Workspace
-
-SETTINGS: dict[str, Any] = {
-    # A lost batch is re-issued by the driver, which knows what it was charged for.
-    "distributed.scheduler.allowed-failures": 0,
-    "distributed.scheduler.work-stealing": False,
-    "distributed.scheduler.worker-ttl": "30 minutes",
-    # Nannies bring dead workers back. A cluster that looks after 15 s and finds one dead once more
-    # (several trials that kill their process) would give that worker up for good.
-    "distributed.deploy.lost-worker-timeout": "1000 days",
-    "distributed.scheduler.active-memory-manager.start": False,
-    # Outputs wait in memory for their write and are never big enough to spill; a paused worker
-    # would stall the campaign in silence.
-    "distributed.worker.memory.target": False,
-    "distributed.worker.memory.spill": False,
-    "distributed.worker.memory.pause": False,
-    "distributed.worker.memory.terminate": 0.98,
-    # Watching every 10 ms costs more than all bookkeeping of a batch.
-    "distributed.worker.profile.enabled": False,
-    "distributed.admin.system-monitor.gil.enabled": False,
-    "distributed.admin.system-monitor.log-length": 600,
-    "distributed.admin.log-length": 1000,
-    "distributed.admin.low-level-log-length": 100,
-    "distributed.admin.tick.interval": "500ms",
-    "distributed.admin.tick.limit": "30s",
-    "distributed.comm.timeouts.connect": "30s",
-    "distributed.diagnostics.nvml": False,
-    "distributed.logging": {
-        "distributed": "error",
-        "distributed.nanny": "critical",
-        "bokeh": "error",
-        "tornado": "error",
-    },
-}
-
-
-@dataclass(frozen=True)
-class Member:
-    """A worker process."""
-
-    address: str
-    name: str
-    host: str
-    pid: int
-
-
-@dataclass
-class Pool:
-    """A Dask client and what the driver needs to know of its workers."""
-
-    client: Client
-    dashboard: str = ""
-    cluster: Any = None
-    _members: dict[str, Member] = field(default_factory=dict)
-
-    def members(self) -> dict[str, Member]:
-        """The workers that are there now, with the host and process of each."""
-        addresses = set(self.client.scheduler_info(n_workers=-1)["workers"])
-        for gone in set(self._members) - addresses:
-            del self._members[gone]
-        fresh = sorted(addresses - set(self._members))
-        if fresh:
-            with contextlib.suppress(OSError, ValueError, KeyError):
-                found = self.client.run(whereabouts, workers=fresh, on_error="ignore")
-                for address, (host, pid) in found.items():
-                    self._members[address] = Member(address, address, host, pid)
-        return dict(self._members)
 
 
 @contextlib.contextmanager
@@ -100,11 +34,11 @@ def local_pool(
     port: int = 8787,
 ) -> Iterator[Pool]:
     """A cluster of processes on this machine, one for each core unless said otherwise."""
-    security = secured(credentials(workspace.secrets, _certificates))
+    security = secured(campaign_credentials(workspace))
     # Without a dashboard Dask still serves health and metrics: on a free port, loopback too.
     address = f"127.0.0.1:{port if dashboard else 0}"
     settings = {**SETTINGS, "distributed.nanny.pre-spawn-environ": environment}
-    with dask.config.set(settings), _quiet(workspace), warnings.catch_warnings():
+    with dask.config.set(settings), quiet(workspace), warnings.catch_warnings():
         # A taken port is not worth a warning: the next free one is used, and its link is shown.
         warnings.filterwarnings("ignore", "Port .* is already in use")
         try:
@@ -148,6 +82,11 @@ def given_pool(client: Client) -> Iterator[Pool]:
     yield Pool(client, client.dashboard_link or "")
 
 
+def campaign_credentials(workspace: Workspace) -> Credentials:
+    """The campaign's TLS credentials, made by its first driver and used by all that follow."""
+    return credentials(workspace.secrets, _certificates)
+
+
 def secured(found: Credentials) -> Security:
     """Dask's security settings from the campaign's files."""
     pair = {
@@ -169,7 +108,7 @@ def _certificates() -> tuple[str, str, str]:
 
 
 @contextlib.contextmanager
-def _quiet(workspace: Workspace) -> Iterator[None]:
+def quiet(workspace: Workspace) -> Iterator[None]:
     """Send what distributed logs in the driver to `logs/driver.log`: a lost worker is told by us."""
     logger = logging.getLogger("distributed")
     workspace.logs.mkdir(exist_ok=True)

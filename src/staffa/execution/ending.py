@@ -6,13 +6,15 @@ from dataclasses import dataclass
 
 from staffa.trial import Outcome
 
+HANDOVER = "handover"
+
 
 @dataclass(frozen=True)
 class Ended:
     """How a run ended."""
 
     reason: str
-    """`finished`, `stopped`, `interrupted`."""
+    """`finished`, `stopped`, `interrupted`, `handover`."""
     outcomes: dict[str, int]
     quarantined: int
     seconds: float
@@ -27,6 +29,17 @@ class Ended:
 
 @dataclass
 class Stop:
-    """Asked from outside the loop: a signal handler, or a request of another shell."""
+    """Asked from outside the loop: a signal handler, a request of another shell, a job that ends.
+
+    Arguments:
+    - `hand_over_at`: Unix time at which the driver makes room for the next; None if it need not.
+    - `leave_at`: Unix time at which it goes even if batches are in flight.
+    """
 
     reason: str = ""
+    hand_over_at: float | None = None
+    leave_at: float | None = None
+
+    def look(self, now: float) -> None:
+        if self.hand_over_at is not None and now >= self.hand_over_at and not self.reason:
+            self.reason = HANDOVER

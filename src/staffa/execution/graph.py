@@ -14,7 +14,7 @@ import dask
 from dask.delayed import Delayed, delayed
 
 from staffa.execution import reduce, work
-from staffa.execution.work import Order
+from staffa.execution.bench import Order
 from staffa.experiment.protocol import Sampling
 
 

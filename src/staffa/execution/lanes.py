@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 import os
 import socket
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from distributed import WorkerPlugin
+from distributed import WorkerPlugin, get_worker
 
 LANES = {"device": 1, "disk": 2, "archive": 2}
 THREADS = 8
@@ -30,6 +32,8 @@ class Lanes(WorkerPlugin):  # type: ignore[misc]  # distributed has no types
 
     name = "staffa-lanes"
     idempotent = True
+    leaving = False
+    """Whether the worker was asked to end what it does at the next segment."""
 
     def setup(self, worker: Any) -> None:
         for name, threads in LANES.items():
@@ -45,6 +49,36 @@ def _name_thread(name: str) -> None:
         ctypes.CDLL(None).prctl(PR_SET_NAME, name.encode(), 0, 0, 0)
 
 
-def whereabouts() -> tuple[str, int]:
-    """Host and process of the worker that runs this: where its start mark is found."""
-    return socket.gethostname(), os.getpid()
+def leave(yes: bool = True) -> None:
+    """Runs on a worker: what it has is to end at the next segment, and go on elsewhere."""
+    get_worker().plugins[Lanes.name].leaving = yes
+
+
+def asked_to_leave() -> bool:
+    """Whether this task's worker is to end what it does; without a worker nobody can ask."""
+    try:
+        plugin = get_worker().plugins.get(Lanes.name)
+    except ValueError:
+        return False
+    return plugin is not None and plugin.leaving
+
+
+def seconds_left() -> float:
+    """Until this process's job is cut off; infinite where nothing will."""
+    ends = os.environ.get("STAFFA_ENDS")
+    return float(ends) - time.time() if ends else math.inf
+
+
+def whereabouts() -> dict[str, Any]:
+    """Who the worker that runs this is: its process, and what its job script said (`slurm/node.py`)."""
+    ends = os.environ.get("STAFFA_ENDS")
+    own = {"name": os.environ["STAFFA_WORKER"]} if "STAFFA_WORKER" in os.environ else {}
+    return own | {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "node": os.environ.get("STAFFA_NODE") or socket.gethostname(),
+        "pool": os.environ.get("STAFFA_POOL", ""),
+        "job": os.environ.get("STAFFA_JOB", ""),
+        "ends": float(ends) if ends else None,
+        "device": os.environ.get("CUDA_VISIBLE_DEVICES"),
+    }

@@ -20,8 +20,8 @@ import numpy as np
 from staffa.campaign.config import Declaration, difference, dump, load_frozen
 from staffa.campaign.plan import Group, Plan, Rows, bytes_per_trial, group_parameters, sampling_of, unfold
 from staffa.errors import ConfigError, PluginError, WorkspaceError
+from staffa.execution.bench import spec_of
 from staffa.execution.reduce import array_layout
-from staffa.execution.work import spec_of
 from staffa.experiment.protocol import Experiment, Sampling, Schema
 from staffa.experiment.registry import build, load_class
 from staffa.storage.files import write_aside

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from staffa.campaign.plan import Plan
-from staffa.execution.work import Order, bench_of
+from staffa.execution.bench import Order, bench_of
 from staffa.storage.archive import Archive
 from staffa.storage.hot import ArrayLayout, HotStore
 from staffa.storage.tables import (

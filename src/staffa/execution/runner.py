@@ -14,21 +14,27 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
 from typing import Any
 
 from staffa.campaign.model import CampaignConfig
 from staffa.campaign.plan import Plan
 from staffa.errors import ClusterError, StaffaError
+from staffa.execution import notes
+from staffa.execution.bench import Order, mark_name
 from staffa.execution.board import Batch, Board, Next, Retries
 from staffa.execution.chronicle import Chronicle, Listener
-from staffa.execution.cluster import Member, Pool
 from staffa.execution.consolidate import Consolidation, Due
-from staffa.execution.ending import Ended, Stop
+from staffa.execution.crew import Crew
+from staffa.execution.ending import HANDOVER, Ended, Stop
 from staffa.execution.graph import batch_graph, reduce_graph
+from staffa.execution.lanes import leave
 from staffa.execution.marks import read_mark
+from staffa.execution.notes import Flight
+from staffa.execution.pace import Pace
+from staffa.execution.pool import REDUCE, SAMPLE, Demand, Departure, Member, Pool
+from staffa.execution.sealing import Sealing
 from staffa.execution.tally import Rate, batch_counts, batch_key, failed_lanes, failed_now, lane_messages
-from staffa.execution.work import TOPIC, Order, mark_name
+from staffa.execution.work import TOPIC
 from staffa.storage import control
 from staffa.storage.files import DISK, sweep_partials
 from staffa.storage.hot import HotStore
@@ -43,20 +49,11 @@ FAULTS = 3
 """Errors of the machinery a batch may have before the run gives up."""
 RECEIPT_SECONDS = 30.0
 """How long a receipt may be on its way; its worker may have died before it was sent."""
+UNSURE_SECONDS = 5.0
+"""A batch whose fate Dask does not know is waited for so long: its worker may be about to vanish."""
+CONSOLIDATED = "consolidated"
 SEALS_PER_WORKER = 2
 """Parts sealed at a time: one is read and written while the other waits for the disk's sync."""
-
-
-@dataclass(frozen=True)
-class Flight:
-    """A batch, or a seal, that was handed to a worker."""
-
-    member: Member
-    future: Any
-    issued: float
-    batch: Batch | None = None
-    next: Next | None = None
-    part: int = -1
 
 
 class Runner:
@@ -83,19 +80,23 @@ class Runner:
         retries, backoff = config.execution.retries, config.execution.retries.backoff
         rules = Retries(retries.limit, backoff.initial, backoff.factor, backoff.jitter, backoff.maximum)
         self.board = Board(plan, rules, clock, random.Random(config.seeds.pack().channel("retry")))
-        self.archive = Consolidation(workspace, plan, digest, stores)
+        self.crew = Crew(pool, self.chronicle)
+        archive = Consolidation(workspace, plan, digest, stores)
+        self.sealing = Sealing(
+            archive, plan, stores, self.board, ledger.books, self.chronicle, Due(config.archive.every)
+        )
+        self.pace = Pace(plan, {number: self.board.program(number) for number in range(len(plan.groups))})
         self.flights: dict[str, Flight] = {}
-        self.nodes: dict[Batch, str] = {}
         self._news: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
-        self._warm: set[str] = set()
-        self._warming: dict[str, str] = {}
-        self._issues: Counter[Any] = Counter()
-        self._seal_queue: list[int] = []
-        self._seal_errors: Counter[int] = Counter()
-        self._due = Due(config.archive.every)
+        self._warm: set[tuple[str, str]] = set()
+        self._warming: dict[tuple[str, str], str] = {}
+        """(program, pool) -> the one worker that compiles it."""
+        self._issues: Counter[Batch] = Counter()
+        self._unsure: dict[str, float] = {}
+        """Flights without a receipt or an error, and since when."""
+        self._asked_to_leave = False
         self._empty_since: float | None = None
         self._polled = self._controlled = 0.0
-        self._members: dict[str, Member] = {}
         self._rate = Rate()
         self._started = clock()
 
@@ -106,7 +107,7 @@ class Runner:
         try:
             while not self._over():
                 self._poll()
-                self._seal_ripe()
+                self._seal()
                 self._fill()
                 self._listen()
                 self._tick()
@@ -114,6 +115,8 @@ class Runner:
         finally:
             with contextlib.suppress(Exception):
                 self.pool.client.unsubscribe_topic(TOPIC)
+            if self.stop.reason == HANDOVER:
+                self.pool.keep()
             for flight in self.flights.values():
                 with contextlib.suppress(Exception):
                     flight.future.cancel()
@@ -121,14 +124,14 @@ class Runner:
     def seal(self) -> Ended:
         """Seal what is ripe and end; no batch is issued."""
         self._take_over()
-        self._ask_for_seals()
-        self.stop.reason = "consolidated"
-        while self.flights or self._seal_queue:
+        self.sealing.ask(())
+        self.stop.reason = CONSOLIDATED
+        while self.flights or self.sealing.queue:
             self._poll()
-            self._seal_ripe()
+            self._seal()
             self._listen()
             self._tick()
-        self.chronicle.insist(lambda: self.archive.failed(self.ledger.books))
+        self.chronicle.insist(lambda: self.sealing.archive.failed(self.ledger.books))
         return self._ended("finished")
 
     # What stands already
@@ -143,7 +146,7 @@ class Runner:
             if trouble is not None and attempts:
                 trouble.attempts = max(attempts)
         self._forget_checkpoints()
-        self._due.reset(self._settled_trials(), self.clock())
+        self.sealing.due.reset(self._settled_trials(), self.clock())
 
     def _resume_failed(self, number: int, store: HotStore) -> None:
         """Failed trials of an earlier driver: tried again, unless they were given up."""
@@ -173,21 +176,23 @@ class Runner:
 
     def _over(self) -> bool:
         if self.stop.reason:
-            return not self.flights
-        idle = self.board.finished and not self.flights and not self._seal_queue
-        if idle and self._due.every != "off" and self._ask_for_seals():
-            return False
-        return idle
+            late = self.stop.leave_at is not None and self.clock() > self.stop.leave_at
+            return late or not self.flights
+        idle = self.board.finished and not self.flights and not self.sealing.queue
+        return idle and not (self.sealing.due.every != "off" and self.sealing.ask(self._sealing_parts()))
 
     def _poll(self) -> None:
         now = self.clock()
         if now - self._polled >= POLL_SECONDS:
             self._polled = now
-            self._members = self.pool.members()
-            for key, flight in list(self.flights.items()):
-                if flight.member.address not in self._members:
-                    self._lost(key, flight, "the worker left")
+            self.crew.meet(self.pool.members(), now)
+            self._judge(now)
             self._check_workers(now)
+            for event in self.pool.turn(self._demand(now)):
+                self.chronicle.note(event)
+            self.stop.look(now)
+        if self.stop.reason not in ("", CONSOLIDATED) and not self._asked_to_leave:
+            self._ask_to_leave(now)
         if now - self._controlled >= CONTROL_SECONDS:
             self._controlled = now
             for request in control.pending(self.workspace):
@@ -196,12 +201,32 @@ class Runner:
     def _fill(self) -> None:
         if self.stop.reason or self.chronicle.waiting:
             return
-        for member in self._by_load():
-            while self._load(member) < self.config.execution.window:
-                chosen = self.board.take(functools.partial(self._may_take, member))
+        nodes = {member.node for member in self.crew.members.values()}
+        for member in self.crew.able(SAMPLE):
+            while self.crew.loads[member.address] < self.config.execution.window:
+                chosen = self.board.take(functools.partial(self._may_take, member), member.node, nodes)
                 if chosen is None:
                     break
                 self._issue(member, chosen)
+
+    def _seal(self) -> None:
+        if not self.stop.reason:
+            self.sealing.look(self._settled_trials(), self.clock(), self._sealing_parts())
+        if not self.sealing.queue or self.chronicle.waiting:
+            return
+        if self.stop.reason not in ("", CONSOLIDATED):
+            self.sealing.queue.clear()
+            return
+        busy = Counter(flight.member.address for flight in self.flights.values() if flight.is_seal)
+        for member in self.crew.able(REDUCE):
+            while busy[member.address] < SEALS_PER_WORKER:
+                chosen = self.sealing.next()
+                if chosen is None:
+                    return
+                part, seal = chosen
+                busy[member.address] += 1
+                future = self.pool.client.compute(reduce_graph(seal, self.plan.sampling.segments, member.address))
+                self._launch(Flight(member, future, self.clock(), part=part))
 
     def _listen(self) -> None:
         """Wait for news, then take all there is."""
@@ -220,20 +245,25 @@ class Runner:
 
     # Issuing
 
-    def _by_load(self) -> list[Member]:
-        return sorted(self._members.values(), key=self._load)
-
-    def _load(self, member: Member) -> int:
-        return sum(1 for f in self.flights.values() if f.member.address == member.address and f.batch is not None)
-
     def _may_take(self, member: Member, group: int) -> bool:
-        """One worker compiles a program; the others start it when it stands in the cache."""
-        program = self.board.program(group)
-        return program in self._warm or self._warming.get(program, member.address) == member.address
+        """One worker compiles a program, the others start it when it stands in the cache; and it must end in time."""
+        program = self.board.program(group), member.pool
+        if program not in self._warm and self._warming.get(program, member.address) != member.address:
+            return False
+        return self._in_time(member, group)
+
+    def _in_time(self, member: Member, group: int) -> bool:
+        if member.ends is None:
+            return True
+        return self.pace.fits(group, member.pool, member.ends - self.clock(), self.crew.loads[member.address])
+
+    def _sealing_parts(self) -> set[int]:
+        return {flight.part for flight in self.flights.values() if flight.is_seal}
 
     def _issue(self, member: Member, chosen: Next) -> None:
         group, batch = chosen.batch
         self._issues[chosen.batch] += 1
+        expected = self.pace.expect(group, member.pool)
         order = Order(
             str(self.workspace.root),
             self.digest,
@@ -245,24 +275,27 @@ class Runner:
             chosen.leave_out,
             chosen.suspects,
             self._issues[chosen.batch],
+            expected.begin if expected else 0.0,
+            expected.segment if expected else 0.0,
         )
-        program = self.board.program(group)
+        program = self.board.program(group), member.pool
         if program not in self._warm:
             self._warming[program] = member.address
-        self.chronicle.note(
-            {
-                "event": "batch_issued",
-                "batch": order.batch_id,
-                "attempt": order.attempt,
-                "worker": member.address,
-            }
-        )
+        self.chronicle.note(notes.issued(Flight(member, None, self.clock(), chosen.batch, chosen)))
         future = self.pool.client.compute(batch_graph(order, self.plan.sampling, member.address))
         self._launch(Flight(member, future, self.clock(), chosen.batch, chosen))
 
     def _launch(self, flight: Flight) -> None:
         self.flights[flight.future.key] = flight
+        if not flight.is_seal:
+            self.crew.given(flight.member, self.clock())
         flight.future.add_done_callback(self._landed)
+
+    def _forget(self, key: str) -> None:
+        flight = self.flights.pop(key)
+        self._unsure.pop(key, None)
+        if not flight.is_seal:
+            self.crew.relieved(flight.member)
 
     def _landed(self, future: Any) -> None:
         """Fetch a receipt, in a thread of Dask's: it may never come, and the loop must not wait for it."""
@@ -277,149 +310,134 @@ class Runner:
     def _hear(self, event: Any) -> None:
         message = event[1] if isinstance(event, tuple) else event
         if isinstance(message, dict) and message.get("root") == str(self.workspace.root):
-            self._news.put(("ready", message["ready"]))
+            self._news.put(("ready", (message["ready"], message.get("pool", ""))))
 
     # Receipts
 
     def _take(self, kind: str, what: Any) -> None:
         if kind == "ready":
-            self._ready(self.board.program(what))
+            self._ready(*what)
             return
         key, receipt, error = what
         flight = self.flights.get(key)
         if flight is None:
             return
         if receipt is not None:
-            del self.flights[key]
-            self._sealed(flight, receipt) if flight.batch is None else self._settled(flight, receipt)
-        elif error is None or type(error).__name__ == "KilledWorker":
-            self._lost(key, flight, "the worker died")
+            self._forget(key)
+            self._came_back(flight, receipt)
+        elif type(error).__name__ == "KilledWorker":
+            self.crew.died(flight.member, self.clock())
+            self._judge(self.clock())
+        elif error is None:
+            self._unsure[key] = self.clock()
         else:
-            del self.flights[key]
+            self._forget(key)
             self._failed(flight, error)
 
-    def _ready(self, program: str) -> None:
+    def _came_back(self, flight: Flight, receipt: Mapping[str, Any]) -> None:
+        self.crew.told(flight.member, self.clock())
+        if flight.is_seal:
+            self.sealing.sealed(flight.part, receipt)
+            return
+        self.pace.note(flight.batch[0], flight.member.pool, receipt["device"], receipt["computed"], receipt["seconds"])
+        if receipt["yielded"] is None:
+            self._settled(flight, receipt)
+        else:
+            self._yielded(flight, receipt)
+
+    def _ready(self, group: int, pool: str) -> None:
+        program = self.board.program(group), pool
         self._warm.add(program)
         self._warming.pop(program, None)
 
+    def _yielded(self, flight: Flight, receipt: Mapping[str, Any]) -> None:
+        """A worker stopped between two segments, since its time is nearly over: that is no failure."""
+        self._ready(flight.batch[0], flight.member.pool)
+        self.board.yielded(flight.batch, flight.lanes)
+        self.chronicle.note(notes.yielded(flight, receipt))
+
     def _settled(self, flight: Flight, receipt: Mapping[str, Any]) -> None:
-        assert flight.batch is not None and flight.next is not None
         group, batch = flight.batch
-        self._ready(self.board.program(group))
-        self.nodes[flight.batch] = receipt["node"]
+        self._ready(group, flight.member.pool)
+        self.sealing.nodes[flight.batch] = flight.member.node or receipt["node"]
         store = self.stores[group]
         failed = failed_now(store, batch, receipt)
         digests = store.digests(batch) if failed or receipt["outcomes"].get("nan") else []
         messages = lane_messages(receipt)
-        tried = range(self.plan.groups[group].size(batch)) if flight.next.lanes is None else flight.next.lanes
-        charged = set(tried)
+        charged = set(range(self.plan.groups[group].size(batch)) if flight.lanes is None else flight.lanes)
         if receipt["duplicate"]:
             # Another task has committed it. If that one's receipt never came, these failures are news.
             charged = {lane for lane in failed if digests[lane] not in self.ledger.books.failures}
             messages = {lane: messages.get(lane, UNTOLD) for lane in charged}
         verdict = self.board.settled(flight.batch, receipt["outcomes"], failed, charged)
-        self.chronicle.note(
-            {
-                "event": "batch_settled",
-                "batch": f"g{group}/{batch}",
-                "attempt": flight.next.attempt,
-                "worker": flight.member.address,
-                "node": receipt["node"],
-                "outcomes": receipt["outcomes"],
-                "failed": [
-                    {
-                        "lane": lane,
-                        "trial": digests[lane],
-                        "outcome": outcome.word,
-                        "message": messages.get(lane, ""),
-                    }
-                    for lane, outcome in failed.items()
-                    if lane in charged
-                ],
-                "timings": {"queue": max(receipt["started"] - flight.issued, 0.0), **receipt["seconds"]},
-                "bytes": receipt["bytes"],
-                "width": receipt["width"],
-                "device": receipt["device"],
-                "compiles": receipt["compiles"],
-                "pid": receipt["pid"],
-                "duplicate": receipt["duplicate"],
-                "cpu": receipt["cpu"],
-            }
-        )
+        self.chronicle.note(notes.settled(flight, receipt, failed, charged, digests, messages))
         if verdict.retried:
-            self.chronicle.note(
-                {
-                    "event": "retry_planned",
-                    "batch": f"g{group}/{batch}",
-                    "lanes": list(verdict.retried),
-                    "attempt": flight.next.attempt + 1,
-                    "due": verdict.due,
-                }
-            )
+            self.board.failed_on(flight.batch, flight.member.node)
+            self.chronicle.note(notes.retry_planned(flight, verdict.retried, verdict.due))
         for lane in verdict.quarantined:
-            self.chronicle.note(
-                {
-                    "event": "quarantined",
-                    "trial": digests[lane],
-                    "batch": f"g{group}/{batch}",
-                    "lane": lane,
-                    "outcome": failed[lane].word,
-                    "message": messages.get(lane, ""),
-                    "attempts": self.board.troubles[flight.batch].tries[lane],
-                }
-            )
+            tries = self.board.troubles[flight.batch].tries[lane]
+            message = messages.get(lane, "")
+            self.chronicle.note(notes.quarantined(flight, lane, digests[lane], failed[lane], message, tries))
         self.chronicle.go_on()
 
-    def _lost(self, key: str, flight: Flight, reason: str) -> None:
+    def _judge(self, now: float) -> None:
+        """Settle the accounts of workers that left, as soon as it is known why."""
+        for member, departure, since in self.crew.gone(now):
+            self._gone(member, departure, since)
+        for key, since in list(self._unsure.items()):
+            flight = self.flights[key]
+            if now - since > UNSURE_SECONDS and not self.crew.left(flight.member):
+                self._forget(key)
+                self._failed(flight, ClusterError("Dask lost the batch, its worker is still there"))
+
+    def _gone(self, member: Member, departure: Departure, since: float) -> None:
+        flights = {key: f for key, f in self.flights.items() if f.member.address == member.address}
+        lost = self._lost_seconds(member, flights.values(), since)
+        for program, address in list(self._warming.items()):
+            if address == member.address:
+                del self._warming[program]
+        for key, flight in flights.items():
+            self._lost(key, flight, departure)
+        self.chronicle.note(notes.worker_left(member, departure, since, lost))
+
+    def _lost_seconds(self, member: Member, flights: Iterable[Flight], since: float) -> float:
+        """Seconds of the device whose work was lost: since the last receipt, or the last checkpoint."""
+        kept = self.crew.busy_since(member, since)
+        batches = [flight.batch for flight in flights if not flight.is_seal]
+        for group, batch in batches:
+            path = self.workspace.checkpoint(self.plan.generation, f"g{group}", batch)
+            with contextlib.suppress(OSError):
+                kept = max(kept, path.stat().st_mtime)
+        return max(since - kept, 0.0) if batches else 0.0
+
+    def _lost(self, key: str, flight: Flight, departure: Departure) -> None:
         """A worker vanished: charge the batch its start mark names, re-issue the others free."""
-        self.flights.pop(key, None)
+        self._forget(key)
         with contextlib.suppress(Exception):
             flight.future.cancel(force=True)
-        self._members.pop(flight.member.address, None)
-        for program, address in list(self._warming.items()):
-            if address == flight.member.address:
-                del self._warming[program]
-        if flight.batch is None or flight.next is None:
-            self._seal_queue.append(flight.part)
+        if flight.is_seal:
+            self.sealing.again(flight.part)
             return
-        path = self.workspace.start_mark(mark_name(flight.member.host, flight.member.pid))
-        started = read_mark(path)
-        charged = self.board.lost(flight.batch, flight.next.lanes, started, flight.next.attempt)
-        lanes = [min(started.lanes), max(started.lanes) + 1] if charged and started and started.lanes else None
-        why = "ran past execution.timeout" if charged and started and started.timed_out else reason
-        self.chronicle.note(
-            {
-                "event": "batch_lost",
-                "batch": f"g{flight.batch[0]}/{flight.batch[1]}",
-                "attempt": flight.next.attempt,
-                "worker": flight.member.address,
-                "reason": why,
-                "charged": charged,
-                "lanes": lanes,
-            }
-        )
+        if departure.expected:
+            self.board.returned(flight.batch, flight.lanes, fault=False)
+            self.chronicle.note(notes.lost(flight, departure.reason))
+            return
+        started = read_mark(self.workspace.start_mark(mark_name(flight.member.host, flight.member.pid)))
+        charged = self.board.lost(flight.batch, flight.lanes, started, flight.attempt, certain=departure.certain)
+        if charged:
+            self.board.failed_on(flight.batch, flight.member.node)
+        self.chronicle.note(notes.lost(flight, departure.reason, charged, started))
 
     def _failed(self, flight: Flight, error: BaseException | None) -> None:
         """The machinery failed: a full disk is waited for, anything else is tried again a few times."""
         full = isinstance(error, OSError) and error.errno in DISK
         if full:
             self.chronicle.pause(f"{error}")
-        if flight.batch is None or flight.next is None:
-            self._seal_queue.append(flight.part)
-            faults = 0 if full else self._seal_faults(flight.part)
+        if flight.is_seal:
+            faults = self.sealing.again(flight.part, fault=not full)
         else:
-            faults = self.board.returned(flight.batch, flight.next.lanes, fault=not full)
-            self.chronicle.note(
-                {
-                    "event": "batch_lost",
-                    "batch": f"g{flight.batch[0]}/{flight.batch[1]}",
-                    "attempt": flight.next.attempt,
-                    "worker": flight.member.address,
-                    "reason": f"{type(error).__name__}: {error}"[:500],
-                    "charged": False,
-                    "lanes": None,
-                }
-            )
+            faults = self.board.returned(flight.batch, flight.lanes, fault=not full)
+            self.chronicle.note(notes.lost(flight, f"{type(error).__name__}: {error}"[:500]))
         if isinstance(error, StaffaError):
             raise error
         if faults > FAULTS:
@@ -428,80 +446,10 @@ class Runner:
                 f"staffa resume {self.workspace.root}",
             )
 
-    def _seal_faults(self, part: int) -> int:
-        self._seal_errors[part] += 1
-        return self._seal_errors[part]
-
-    # The archive
-
-    def _ask_for_seals(self) -> bool:
-        """Queue every ripe part that is not sealed yet; whether there was any."""
-        queued = {flight.part for flight in self.flights.values()} | set(self._seal_queue)
-        fresh = [
-            number
-            for number in range(len(self.plan.parts))
-            if number not in queued and self.board.ripe(number) and self._unsealed(number)
-        ]
-        self._seal_queue += fresh
-        return bool(fresh)
-
-    def _unsealed(self, number: int) -> bool:
-        """Whether a part is missing, or lacks trials that got their data after it was sealed."""
-        name = self.plan.parts[number].name
-        return name not in self.archive.sealed or self.board.with_data(number) > self.archive.held.get(name, 0)
-
-    def _seal_ripe(self) -> None:
-        settled = self._settled_trials()
-        if self._due.now(settled, self.clock()) and not self.stop.reason:
-            self._due.reset(settled, self.clock())
-            self._ask_for_seals()
-        if not self._seal_queue or self.chronicle.waiting:
-            return
-        if self.stop.reason not in ("", "consolidated"):
-            self._seal_queue.clear()
-            return
-        for member in self._by_load():
-            busy = sum(1 for f in self.flights.values() if f.batch is None and f.member.address == member.address)
-            if busy < SEALS_PER_WORKER and self._seal_queue:
-                self._issue_seal(member, self._seal_queue.pop(0))
-
-    def _issue_seal(self, member: Member, number: int) -> None:
-        part = self.plan.parts[number]
-        seal = self.archive.order(part, self.ledger.books, self.nodes)
-        if seal is None:
-            self.archive.held[part.name] = self.board.with_data(number)
-            return
-        self._issues[part.name] += 1
-        seal = replace(seal, issue=self._issues[part.name])
-        future = self.pool.client.compute(reduce_graph(seal, self.plan.sampling.segments, member.address))
-        self._launch(Flight(member, future, self.clock(), part=number))
-
-    def _sealed(self, flight: Flight, receipt: Mapping[str, Any]) -> None:
-        part = self.plan.parts[flight.part]
-        damaged = receipt.get("damaged")
-        if damaged:
-            for batch, outputs in damaged.items():
-                self.chronicle.note({"event": "batch_damaged", "batch": f"g{part.group}/{batch}", "outputs": outputs})
-                self.stores[part.group].reset(int(batch))
-                self.board.reopen((part.group, int(batch)), None)
-            return
-        if receipt["files"] and not self.chronicle.disk(lambda: self.archive.enter(part.name, receipt)):
-            self._seal_queue.append(flight.part)
-            return
-        if not receipt["files"]:
-            self.archive.sealed.setdefault(part.name, [])
-        self.chronicle.note(
-            {
-                "event": "part_sealed",
-                **{k: receipt[k] for k in ("part", "rows", "trials", "bytes", "seconds")},
-            }
-        )
-        self.chronicle.go_on()
-
     # Trouble
 
     def _check_workers(self, now: float) -> None:
-        if self._members:
+        if self.crew.members or self.pool.expects():
             self._empty_since = None
             return
         self._empty_since = self._empty_since or now
@@ -510,6 +458,29 @@ class Runner:
                 f"no worker for {now - self._empty_since:.0f} s (execution.patience)",
                 f"staffa resume {self.workspace.root}",
             )
+
+    def _demand(self, now: float) -> Demand:
+        board, going = self.board, not self.stop.reason
+        flying = [flight.member.name for flight in self.flights.values()]
+        waiting = board.waiting_groups if going else set()
+        spent = {
+            member.name
+            for member in self.crew.members.values()
+            if member.ends is not None
+            and waiting
+            and not self.crew.loads[member.address]
+            and not any(self._in_time(member, group) for group in waiting)
+        }
+        batches = len(board.flying) + (board.waiting + bool(board.retrying)) * going
+        seals = len(self.sealing.queue) + len(self._sealing_parts())
+        return Demand(batches, seals, frozenset(flying), frozenset(spent))
+
+    def _ask_to_leave(self, now: float) -> None:
+        """Have batches in flight end at their next segment; what they have done so far is kept."""
+        self._asked_to_leave = True
+        if self.plan.sampling.segments > 1 and self.crew.members:
+            with contextlib.suppress(Exception):
+                self.pool.client.run(leave, workers=list(self.crew.members), on_error="ignore")
 
     # Requests and reports
 
@@ -522,7 +493,9 @@ class Runner:
         elif request.verb == "retry":
             reply["trials"] = self.retry()
         elif request.verb == "consolidate":
-            reply["parts"] = self._ask_for_seals()
+            reply["parts"] = self.sealing.ask(self._sealing_parts())
+        elif request.verb == "scale":
+            reply = self.pool.scale(dict(request.arguments.get("workers", {})))
         else:
             reply = {"done": False, "why": f"unknown request {request.verb!r}"}
         self.chronicle.disk(lambda: control.answer(self.workspace, request, reply))
@@ -554,9 +527,10 @@ class Runner:
             "flying": len(self.board.flying),
             "waiting": self.board.waiting,
             "retrying": self.board.retrying,
-            "workers": len(self._members),
+            "workers": len(self.crew.members),
             "parts": len(self.plan.parts),
-            "sealed": len(self.archive.sealed),
+            "sealed": len(self.sealing.archive.sealed),
+            "pools": self.pool.facts(),
             "dashboard": self.pool.dashboard,
             "paused": self.chronicle.paused,
             "stopping": self.stop.reason,
@@ -569,7 +543,7 @@ class Runner:
         if self.stop.reason:
             return self._ended(self.stop.reason)
         if self.config.archive.every != "off":
-            self.chronicle.insist(lambda: self.archive.failed(self.ledger.books))
+            self.chronicle.insist(lambda: self.sealing.archive.failed(self.ledger.books))
         self.chronicle.close()
         self._sweep()
         return self._ended("finished")

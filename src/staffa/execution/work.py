@@ -8,8 +8,6 @@ a late twin leaves committed data alone.
 from __future__ import annotations
 
 import contextlib
-import functools
-import json
 import os
 import socket
 import threading
@@ -22,27 +20,24 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from staffa.campaign.plan import Group, Plan
-from staffa.errors import StaffaError
-from staffa.execution.marks import StartMark, spans
+from staffa.execution.bench import Bench, Order, bench_errors, bench_of, device_kind, programs, start_mark
+from staffa.execution.lanes import asked_to_leave, seconds_left
+from staffa.execution.marks import spans
+from staffa.execution.pace import MARGIN, SETTLE_SECONDS
 from staffa.experiment.batch import (
     Carried,
     Inputs,
     OutOfMemory,
     Performer,
     checkpoint,
-    choose_width,
     memory_errors,
     restored,
 )
 from staffa.experiment.compiles import compiles
-from staffa.experiment.perform import Program, Programs, Spec, device_dtype
-from staffa.experiment.protocol import Schema
+from staffa.experiment.perform import device_dtype
 from staffa.experiment.simulate import Loop
 from staffa.storage import checkpoints
-from staffa.storage.files import read_json, write_aside
 from staffa.storage.hot import HotStore
-from staffa.storage.workspace import Workspace
 from staffa.trial import Outcome, canonical
 
 Row = npt.NDArray[Any]
@@ -53,37 +48,6 @@ CHECKPOINT_SECONDS = 2.0
 """Plain Python trials: finished ones are written down at least this often."""
 MESSAGES = 8
 """Distinct messages a receipt carries at most: it must stay below 4 kB."""
-
-
-@dataclass(frozen=True)
-class Order:
-    """One issue of a batch."""
-
-    root: str
-    plan: str
-    """Digest of the plan: a worker never serves a stale one."""
-    generation: int
-    group: int
-    batch: int
-    attempt: int = 1
-    lanes: tuple[int, ...] | None = None
-    """Lanes to compute; None for all that have no data yet."""
-    leave_out: tuple[tuple[int, int, str], ...] = ()
-    """Lanes not to be tried, each with the outcome and message to record."""
-    suspects: tuple[int, ...] = ()
-    """Lanes that were on the device when a process died: tried in small pieces first."""
-    issue: int = 1
-    """How often this run has issued the batch. A task is never called like an earlier one: Dask may
-    still hold that one's fate, and would take it for the new one's."""
-
-    @property
-    def batch_id(self) -> str:
-        return f"g{self.group}/{self.batch}"
-
-    @property
-    def tag(self) -> str:
-        again = f".{self.issue}" if self.issue > 1 else ""
-        return f"g{self.group}-b{self.batch}-a{self.attempt}{again}"
 
 
 @dataclass
@@ -100,6 +64,12 @@ class Work:
     outputs: Mapping[str, Row] = field(default_factory=dict)
     resumed: int = 0
     """Segments that a checkpoint covers already."""
+    warmed: int = 0
+    """Pieces of the warm-up that it covers, where that is all it covers."""
+    yielded: int | None = None
+    """The segment another worker is to go on with: the time left here did not suffice."""
+    latest: float = 0.0
+    """Seconds the last piece of it took on the device."""
     sums: list[list[int]] = field(default_factory=list)
     """Checksums of these segments' shards, one for each output."""
     started: float = 0.0
@@ -110,82 +80,20 @@ class Work:
         return 1 << 10
 
 
-class Bench:
-    """A worker process's view of one campaign: plan, stores, programs."""
-
-    def __init__(self, root: str, digest: str, generation: int) -> None:
-        self.workspace = Workspace.open(root)
-        self.plan = Plan.loads(self.workspace.plan(generation).read_text())
-        self.digest = digest
-        self._stores: dict[int, HotStore] = {}
-        self._lock = threading.Lock()
-
-    def group(self, number: int) -> Group:
-        return self.plan.groups[number]
-
-    def store(self, number: int) -> HotStore:
-        with self._lock:
-            if number not in self._stores:
-                path = self.workspace.group(self.plan.generation, self.group(number).name)
-                self._stores[number] = HotStore.open(path)
-            return self._stores[number]
-
-    def spec(self, group: Group) -> Spec:
-        return spec_of(self.plan, group)
-
-    def schema(self, group: Group) -> Schema:
-        return Schema(group.outputs, group.coords, group.state_bytes)
-
-    def program(self, group: Group, width: int) -> Program:
-        return programs().get(self.spec(group), group.experiment, width, self.workspace.code)
-
-    def width(self, group: Group) -> int:
-        if self.plan.width != "auto":
-            return min(int(self.plan.width), group.batch)
-        remembered = read_json(self._width_file(group))
-        if isinstance(remembered, dict) and group.batch % remembered.get("width", group.batch + 1) == 0:
-            return int(remembered["width"])
-        sizes = {
-            output.name: 2 if output.dtype == "bfloat16" else np.dtype(output.dtype).itemsize
-            for output in group.outputs
-        }
-        return choose_width(group.batch, self.schema(group), self.plan.sampling.segment_draws, sizes)
-
-    def remember_width(self, group: Group, width: int) -> None:
-        write_aside(self._width_file(group), json.dumps({"width": width, "device": device_kind()}))
-
-    def performer(self, order: Order) -> Performer:
-        group = self.group(order.group)
-
-        @contextlib.contextmanager
-        def guard(lanes: list[int]) -> Iterator[None]:
-            limit = self.plan.timeout
-            if limit is not None and group.vectorize == "map":
-                limit *= len(lanes)  # lanes in turn: the limit is a trial's, not a call's
-            with start_mark(order.root).on(order.batch_id, order.attempt, lanes, limit):
-                yield
-
-        return Performer(
-            lambda width: self.program(group, width),
-            self.schema(group),
-            guard,
-            lambda width: self.remember_width(group, width),
-        )
-
-    def _width_file(self, group: Group) -> Path:
-        name = f"width-{device_kind()}-{group.batch}-{abs(hash_text(canonical([group.experiment, group.static])))}"
-        return self.workspace.state / f"{name.replace(' ', '_')}.json"
-
-
 def initialize(order: Order, phase: int = 0, before: Work | None = None) -> Work:
     """Read the mark and the parameters, make the state, do the warm-up (or its `phase`-th piece)."""
     bench = bench_of(order)
+    if before is None and must_yield(order.begin + order.segment):
+        return Work(order, yielded=0, started=time.time())
     if before is None:
         compiled = _prepare(bench, order)
         before = replace(_begin(bench, order), compiled=compiled)
     work = before
-    if work.done or work.carried is None or work.resumed:
+    if work.done or work.carried is None or work.resumed or phase < work.warmed or work.yielded is not None:
         return work
+    if phase and must_yield(work.latest or order.begin):
+        return _yielding(work, 0)
+    began = time.perf_counter()
     performer, sampling = bench.performer(order), bench.plan.sampling
     total = sampling.warmup + sampling.discard * sampling.thin
     pieces = sampling.warm_segments
@@ -195,20 +103,36 @@ def initialize(order: Order, phase: int = 0, before: Work | None = None) -> Work
         carried = performer.warm(carried, "adapt", min(first, sampling.warmup), min(last, sampling.warmup))
         edge = sampling.warmup
         carried = performer.warm(carried, "discard", max(first - edge, 0), max(last - edge, 0))
-    return replace(work, carried=carried)
+    work = replace(work, carried=carried, latest=time.perf_counter() - began)
+    if phase + 1 < pieces:
+        _save(bench, work, 0, (), warmed=phase + 1)
+    return work
 
 
 def sample(work: Work, segment: int) -> Work:
     """Record one segment; the outputs come to the host, the state stays."""
-    if work.done or segment < work.resumed:
+    if work.done or work.yielded is not None or segment < work.resumed:
         return work
     bench = bench_of(work.order)
     if work.loop is not None:
         return _simulate(bench, work)
+    own = work.latest if segment > work.resumed else 0.0
+    if must_yield(own or work.order.segment):
+        return _yielding(work, segment)
     assert work.carried is not None
+    began = time.perf_counter()
     carried = bench.performer(work.order).sample(work.carried, segment * bench.plan.sampling.segment_draws)
     outputs, carried = carried.outputs, replace(carried, outputs={})
-    return replace(work, carried=carried, outputs=outputs)
+    return replace(work, carried=carried, outputs=outputs, latest=time.perf_counter() - began)
+
+
+def must_yield(seconds: float) -> bool:
+    """Whether another `seconds` on the device would not end in time, or the worker is asked to leave."""
+    return asked_to_leave() or seconds_left() < MARGIN * seconds + SETTLE_SECONDS
+
+
+def _yielding(work: Work, segment: int) -> Work:
+    return replace(work, yielded=segment, carried=None, outputs={})
 
 
 def write(work: Work, segment: int, before: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -223,6 +147,8 @@ def write(work: Work, segment: int, before: Mapping[str, Any] | None = None) -> 
     if work.done or _settled_elsewhere(store, work):
         return {"done": True, "seconds": 0.0, "cpu": 0.0, "bytes": 0, "sums": []}
     sums = list(before["sums"] if before else [])
+    if work.yielded is not None:
+        return {"done": False, "seconds": 0.0, "cpu": 0.0, "bytes": 0, "sums": sums}
     if segment < work.resumed:
         return {"done": False, "seconds": 0.0, "cpu": 0.0, "bytes": 0, "sums": [*sums, work.sums[segment]]}
     scratch = bench.workspace.scratch(f"{socket.gethostname()}-{os.getpid()}-{threading.get_ident()}")
@@ -247,6 +173,9 @@ def commit(work: Work, written: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     store = bench.store(order.group)
     if work.done or any(piece["done"] for piece in written):
         return _receipt(bench, work, store.status(order.batch), 0, {}, duplicate=True)
+    if work.yielded is not None:
+        size = sum(piece["bytes"] for piece in written)
+        return _receipt(bench, work, np.zeros(0, np.uint8), size, {"compile": work.compiled[1]})
     status = _status(bench, work)
     sums = np.array(written[-1]["sums"], np.uint32)
     store.commit(order.batch, status, sums, _trial_seconds(work, store))
@@ -280,7 +209,9 @@ def _prepare(bench: Bench, order: Order) -> tuple[int, float]:
     with contextlib.suppress(ImportError, ValueError):
         from distributed import get_worker
 
-        get_worker().log_event(TOPIC, {"ready": order.group, "root": order.root})
+        get_worker().log_event(
+            TOPIC, {"ready": order.group, "root": order.root, "pool": os.environ.get("STAFFA_POOL", "")}
+        )
     return compiles() - before, time.perf_counter() - started
 
 
@@ -324,7 +255,8 @@ def _begin_lanes(bench: Bench, work: Work, wanted: Row) -> Work:
     if saved is None:
         return replace(work, carried=performer.begin(inputs, width))
     carried = restored(saved.arrays, _messages(saved.meta), inputs, bench.program(group, width))
-    return replace(work, carried=carried, resumed=int(saved.meta["segment"]), sums=saved.meta["sums"])
+    segment, warmed = int(saved.meta["segment"]), int(saved.meta.get("warmed", 0))
+    return replace(work, carried=carried, resumed=segment, warmed=warmed, sums=saved.meta["sums"])
 
 
 def _whole(bench: Bench, performer: Performer, inputs: Inputs, width: int) -> None:
@@ -381,14 +313,16 @@ def _simulate(bench: Bench, work: Work) -> Work:
     assert loop is not None
     saved_at = time.monotonic()
 
-    def progressed() -> None:
+    def progressed() -> bool:
         nonlocal saved_at
-        if time.monotonic() - saved_at > CHECKPOINT_SECONDS:
+        go_on = not must_yield(float(loop.trial_seconds.max()))
+        if time.monotonic() - saved_at > CHECKPOINT_SECONDS or not go_on:
             outputs = {f"output/{name}": buffer for name, buffer in loop.outputs.items()}
             arrays = {**outputs, "outcomes": loop.outcomes, "seconds": loop.trial_seconds}
             meta = {"order": _terms(bench, work), "messages": loop.messages}
             checkpoints.save(_checkpoint_path(bench, order), arrays, meta)
             saved_at = time.monotonic()
+        return go_on
 
     @contextlib.contextmanager
     def guard(lanes: list[int]) -> Iterator[None]:
@@ -397,6 +331,8 @@ def _simulate(bench: Bench, work: Work) -> Work:
 
     lanes = np.flatnonzero(loop.outcomes == Outcome.MISSING)
     loop.run([int(lane) for lane in lanes], guard, progressed)
+    if (loop.outcomes == Outcome.MISSING).any():
+        return replace(work, yielded=0, loop=None)
     return replace(work, outputs=loop.outputs)
 
 
@@ -482,6 +418,8 @@ def _receipt(
         "compiles": work.compiled[0],
         "pid": os.getpid(),
         "cpu": {},
+        "yielded": work.yielded,
+        "computed": (bench.plan.sampling.segments if work.yielded is None else work.yielded) - work.resumed,
     }
 
 
@@ -491,10 +429,16 @@ def _terms(bench: Bench, work: Work) -> str:
     return canonical([bench.plan.code, list(work.order.lanes or ()), left_out])
 
 
-def _save(bench: Bench, work: Work, segment: int, sums: Sequence[Sequence[int]]) -> None:
-    """Write down what a worker needs to go on with `segment`."""
+def _save(bench: Bench, work: Work, segment: int, sums: Sequence[Sequence[int]], warmed: int = 0) -> None:
+    """Write down what a worker needs to go on with `segment`, or after `warmed` pieces of the warm-up."""
     assert work.carried is not None
-    meta = {"order": _terms(bench, work), "segment": segment, "sums": sums, "messages": work.carried.messages}
+    meta = {
+        "order": _terms(bench, work),
+        "segment": segment,
+        "warmed": warmed,
+        "sums": sums,
+        "messages": work.carried.messages,
+    }
     checkpoints.save(_checkpoint_path(bench, work.order), checkpoint(work.carried), meta)
 
 
@@ -523,68 +467,3 @@ def _padded(values: Row, rows: int) -> Row:
     padded = np.zeros((rows, *values.shape[1:]), values.dtype)
     padded[: len(values)] = values
     return padded
-
-
-def spec_of(plan: Plan, group: Group) -> Spec:
-    """The program of a group, but for its width."""
-    return Spec(
-        experiment=canonical(group.experiment),
-        code=plan.code,
-        static=tuple(sorted(group.static.items())),
-        traced=tuple(
-            (name, device_dtype(kind, plan.x64) if kind != "str" else kind)
-            for name, kind in sorted(group.traced.items())
-        ),
-        sampling=plan.sampling,
-        x64=plan.x64,
-        prng=plan.prng,
-        vectorize=group.vectorize,
-    )
-
-
-@contextlib.contextmanager
-def bench_errors() -> Iterator[None]:
-    """Our own errors cross the wire as text: they carry no references to local objects."""
-    try:
-        yield
-    except StaffaError as error:
-        raise type(error)(error.message, error.hint) from None
-
-
-def bench_of(order: Order) -> Bench:
-    return _bench(order.root, order.plan, order.generation)
-
-
-@functools.lru_cache(maxsize=8)
-def _bench(root: str, digest: str, generation: int) -> Bench:
-    return Bench(root, digest, generation)
-
-
-@functools.lru_cache(maxsize=1)
-def programs() -> Programs:
-    """This process's compiled programs."""
-    return Programs()
-
-
-@functools.lru_cache(maxsize=8)
-def start_mark(root: str) -> StartMark:
-    """This process's start mark in a workspace."""
-    return StartMark(Workspace(Path(root)).start_mark(mark_name(socket.gethostname(), os.getpid())))
-
-
-def mark_name(host: str, pid: int) -> str:
-    """A worker process's name in `state/`."""
-    return f"{host}-{pid}"
-
-
-@functools.lru_cache(maxsize=1)
-def device_kind() -> str:
-    import jax
-
-    return str(jax.local_devices()[0].device_kind)
-
-
-def hash_text(text: str) -> int:
-    import zlib
-
-    return zlib.crc32(text.encode())

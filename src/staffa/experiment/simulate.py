@@ -92,8 +92,8 @@ class Loop:
             fill = np.nan if np.issubdtype(dtype, np.inexact) else 0
             self.outputs[output.name] = np.full((rows, *chains, *draws, *output.shape), fill, dtype)
 
-    def run(self, lanes: Sequence[int], guard: Guard, progressed: Callable[[], None]) -> None:
-        """Perform `lanes`, skipping those that have an outcome; `progressed` is called after each."""
+    def run(self, lanes: Sequence[int], guard: Guard, progressed: Callable[[], bool]) -> None:
+        """Perform `lanes`, skipping those that have an outcome; `progressed` is asked after each whether to go on."""
         with importing_from(self.directory):
             for lane in lanes:
                 if self.outcomes[lane] == Outcome.MISSING:
@@ -101,7 +101,8 @@ class Loop:
                     with guard([lane]):
                         self._perform(lane)
                     self.trial_seconds[lane] = time.perf_counter() - started
-                    progressed()
+                    if not progressed():
+                        return
 
     def _perform(self, lane: int) -> None:
         try:

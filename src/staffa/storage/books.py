@@ -3,7 +3,10 @@
 Events and their fields:
 
     run_started {driver, host, pid, workers, resumed}     run_ended {reason, exit_code}
-    batch_issued {batch, attempt, worker}                 batch_yielded {batch, segment}
+    worker_joined {address, name, host, pid, node, pool, job, ends, device}
+    worker_left {address, ..., reason, expected, certain, lost: seconds of device work thrown away}
+    batch_issued {batch, attempt, worker}
+    batch_yielded {batch, attempt, worker, node, segment, computed, timings}: no try is spent
     batch_settled {batch, attempt, worker, node, outcomes: {word: n}, nan: [digest], bytes,
                    failed: [{lane, trial, outcome, message}], timings: {kind: seconds}}
     batch_lost {batch, attempt, worker, reason, charged, lanes: [first, end]}
@@ -15,7 +18,8 @@ Events and their fields:
     unreadable {journal, lines}: from the reader, not from a journal
 
 Every event also has `event` and `at`. Unknown ones are only counted, so an old
-version can read a newer one's history.
+version can read a newer one's history: those of the pools (jobs_submitted, job_ended, pool_paused,
+…) are read by `staffa.views.pools`.
 """
 
 from __future__ import annotations
@@ -53,6 +57,21 @@ class Loss:
     lanes: tuple[int, int] | None
 
 
+UNNAMED = "workers"
+"""What stands for the pool of workers that belong to none: those of this machine, or of a given client."""
+
+CUT_OFFS, CRASHES, VANISHED = "cut_offs", "crashes", "vanished"
+"""Why work was thrown away: a stop that was to be expected, a process that died, a node that was gone."""
+
+
+def cause(event: Mapping[str, Any]) -> str:
+    """To which of the three causes a `worker_left` belongs."""
+    if event.get("expected"):
+        return CUT_OFFS
+    certain = event.get("certain", "vanished" not in str(event.get("reason", "")))
+    return CRASHES if certain else VANISHED
+
+
 @dataclass(frozen=True)
 class Books:
     """What the journals say, folded. Only `note` changes it.
@@ -74,7 +93,11 @@ class Books:
     - `runs`: one entry a driver: the fields of `run_started`, later those of `run_ended`.
     - `counts`: how often each event was recorded; `outcomes`: tries by outcome (a trial that was
       retried counts every time).
-    - `seconds`: sums of the timings of settled batches by kind; `written`: their `batches`, `bytes`.
+    - `seconds`: sums of the timings of settled and yielded batches by kind; `written`: the `batches`
+      that settled, and their `bytes`.
+    - `present`: workers that are there, by address: their pool.
+    - `sharers`: names of all workers that a node has had for one job; they share its hours.
+    - `node_seconds_lost`: work thrown away, by cause (`CUT_OFFS`, …).
     - `condition`: `paused` with its reason while the driver is paused.
     """
 
@@ -94,6 +117,9 @@ class Books:
     outcomes: Counter[str] = field(default_factory=Counter)
     seconds: dict[str, float] = field(default_factory=dict)
     written: Counter[str] = field(default_factory=Counter)
+    present: dict[str, str] = field(default_factory=dict)
+    sharers: dict[tuple[str, str], set[str]] = field(default_factory=dict)
+    node_seconds_lost: dict[str, float] = field(default_factory=dict)
     condition: dict[str, str] = field(default_factory=dict)
 
     def note(self, event: Mapping[str, Any]) -> None:
@@ -122,6 +148,8 @@ class Books:
             "outcomes": dict(self.outcomes),
             "written": dict(self.written),
             "seconds": {name: round(total, 3) for name, total in self.seconds.items()},
+            "workers": dict(Counter(self.present.values())),
+            "node_hours_lost": {name: round(lost / 3600, 6) for name, lost in self.node_seconds_lost.items()},
             "flying": len(self.flying),
             "yielded": len(self.segments),
             "retries": len(self.retries),
@@ -145,16 +173,46 @@ def fold(events: Iterable[Mapping[str, Any]]) -> Books:
 
 def _run_started(books: Books, event: Mapping[str, Any]) -> None:
     books.runs.append({name: value for name, value in event.items() if name != "event"})
-    books.flying.clear()
-    books.condition.clear()
+    _nobody(books)
 
 
 def _run_ended(books: Books, event: Mapping[str, Any]) -> None:
     if not books.runs:
         books.runs.append({})
     books.runs[-1].update(ended=event["at"], reason=event.get("reason"), exit_code=event.get("exit_code"))
+    _nobody(books)
+
+
+def _nobody(books: Books) -> None:
+    """Between two drivers nothing is in flight, and nobody is known to be there."""
     books.flying.clear()
+    books.present.clear()
     books.condition.clear()
+
+
+def _worker_joined(books: Books, event: Mapping[str, Any]) -> None:
+    books.present[event["address"]] = event.get("pool") or UNNAMED
+    books.sharers.setdefault(_place(books, event), set()).add(slot(event))
+
+
+def _worker_left(books: Books, event: Mapping[str, Any]) -> None:
+    books.present.pop(event["address"], None)
+    lost = max(float(event.get("lost", 0.0)), 0.0)
+    if lost:
+        sharers = len(books.sharers.get(_place(books, event), ())) or 1
+        found, why = books.node_seconds_lost, cause(event)
+        found[why] = found.get(why, 0.0) + lost / sharers
+
+
+def _place(books: Books, event: Mapping[str, Any]) -> tuple[str, str]:
+    """A node, as held by one job; without jobs, as used by one driver."""
+    return str(event.get("job") or f"run {len(books.runs)}"), str(event.get("node") or event.get("host", ""))
+
+
+def slot(event: Mapping[str, Any]) -> str:
+    """A worker's place in its job: `12-3-0` of `12-3-0.2`, which was started there for the second time."""
+    name = str(event.get("name", ""))
+    return name.partition(".")[0] if event.get("job") else name
 
 
 def _batch_issued(books: Books, event: Mapping[str, Any]) -> None:
@@ -170,10 +228,14 @@ def _batch_settled(books: Books, event: Mapping[str, Any]) -> None:
     books.outcomes.update(event.get("outcomes", {}))
     books.nan.update(event.get("nan", ()))
     books.written.update(batches=1, bytes=int(event.get("bytes", 0)))
-    for name, seconds in event.get("timings", {}).items():
-        books.seconds[name] = books.seconds.get(name, 0.0) + float(seconds)
+    _spend(books, event)
     for lane in event.get("failed", ()):
         _fail(books, lane, attempt, event)
+
+
+def _spend(books: Books, event: Mapping[str, Any]) -> None:
+    for name, seconds in event.get("timings", {}).items():
+        books.seconds[name] = books.seconds.get(name, 0.0) + float(seconds)
 
 
 def _fail(books: Books, lane: Mapping[str, Any], attempt: int, event: Mapping[str, Any]) -> None:
@@ -212,6 +274,7 @@ def _charge(books: Books, batch: str, attempt: int) -> None:
 def _batch_yielded(books: Books, event: Mapping[str, Any]) -> None:
     books.segments[event["batch"]] = int(event["segment"])
     books.flying.pop(event["batch"], None)
+    _spend(books, event)
 
 
 def _retry_planned(books: Books, event: Mapping[str, Any]) -> None:
@@ -262,6 +325,8 @@ def _unreadable(books: Books, event: Mapping[str, Any]) -> None:
 _ENTRIES: Mapping[str, Callable[[Books, Mapping[str, Any]], None]] = {
     "run_started": _run_started,
     "run_ended": _run_ended,
+    "worker_joined": _worker_joined,
+    "worker_left": _worker_left,
     "batch_issued": _batch_issued,
     "batch_settled": _batch_settled,
     "batch_lost": _batch_lost,

@@ -39,8 +39,20 @@ def credentials(secrets: Path, make: Callable[[], tuple[str, str, str]]) -> Cred
             with os.fdopen(descriptor, "w") as file:
                 file.write(text)
             aside.rename(path)
+    return existing(secrets)
+
+
+def existing(secrets: Path) -> Credentials:
+    """The credentials that were made before: what workers on other machines use.
+
+    Raises `WorkspaceError` where there are none, or others could read the key.
+    """
+    paths = [secrets / name for name in NAMES]
     for path in (secrets, *paths):
-        mode = stat.S_IMODE(path.stat().st_mode)
+        try:
+            mode = stat.S_IMODE(path.stat().st_mode)
+        except FileNotFoundError:
+            raise WorkspaceError(f"{path} is missing", f"`staffa resume {secrets.parent}` makes it again") from None
         if mode & 0o077:
             raise WorkspaceError(
                 f"{path} can be read by others (mode {mode:04o}): whoever has the key can run code as you",

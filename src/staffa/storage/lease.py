@@ -51,6 +51,7 @@ class Holder:
     - `process_started`: in the machine's own ticks; with `pid` it names a process for good.
     - `boot`: the boot and process namespace in which `pid` means something.
     - `since`, `heartbeat`: Unix times of the first and the last sign of life.
+    - `job`: the SLURM job the driver runs in, if it does.
     """
 
     lease_id: str
@@ -60,6 +61,7 @@ class Holder:
     boot: str
     since: float
     heartbeat: float
+    job: str = ""
 
     def alive(self, clock: Clock = time.time) -> bool:
         """Whether the driver is still to be reckoned with."""
@@ -78,7 +80,10 @@ class Holder:
 class Lease:
     """The right to drive a campaign, held by this process until `release`."""
 
-    def __init__(self, path: Path, holder: Holder, clock: Clock) -> None:
+    def __init__(
+        self, path: Path, holder: Holder, clock: Clock, over: Callable[[Holder], bool] = lambda holder: False
+    ) -> None:
+        self._over = over
         self.path = path
         self.holder = holder
         self._clock = clock
@@ -86,17 +91,26 @@ class Lease:
         self._heir_of: Path | None = None
 
     @classmethod
-    def acquire(cls, path: Path, *, clock: Clock = time.time, pid: int | None = None, host: str | None = None) -> Lease:
+    def acquire(
+        cls,
+        path: Path,
+        *,
+        clock: Clock = time.time,
+        pid: int | None = None,
+        host: str | None = None,
+        over: Callable[[Holder], bool] = lambda holder: False,
+    ) -> Lease:
         """Take the lease, or succeed a dead holder.
 
         Arguments:
         - `path`: the lease's file (`Workspace.lease`).
+        - `over`: whether a driver on another machine is known to have ended, long before its silence tells.
         - `pid`, `host`: who will drive; this process, unless a test says otherwise.
 
         Raises `WorkspaceError` naming the holder where one is alive.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
-        lease = cls(path, _holder(clock(), pid or os.getpid(), host or os.uname().nodename), clock)
+        lease = cls(path, _holder(clock(), pid or os.getpid(), host or os.uname().nodename), clock, over)
         claim = path.with_name(f"{path.stem}.{lease.lease_id}.claim")
         write_aside(claim, _text(lease.holder))
         try:
@@ -147,7 +161,7 @@ class Lease:
     def _seize(self, claim: Path) -> bool:
         """Try once; False when someone else moved meanwhile."""
         before = read_lease(self.path)
-        if before is not None and before.alive(self._clock):
+        if before is not None and before.alive(self._clock) and (before.is_here or not self._over(before)):
             raise _taken(self.path, before, self._clock())
         target = self.path if before is None else _heir(self.path, before.lease_id)
         if not _link(claim, target):
@@ -187,6 +201,7 @@ def _holder(now: float, pid: int, host: str) -> Holder:
         boot=_boot(),
         since=now,
         heartbeat=now,
+        job=os.environ.get("SLURM_JOB_ID", ""),
     )
 
 
@@ -208,6 +223,7 @@ def _read(path: Path) -> Holder | None:
             boot=str(fields["boot"]),
             since=float(fields["since"]),
             heartbeat=float(fields["heartbeat"]),
+            job=str(fields.get("job", "")),
         )
     except (ValueError, KeyError, TypeError, RecursionError):
         # Rubbish holds nothing, but whoever follows it must agree on its name.

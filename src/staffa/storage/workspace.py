@@ -154,10 +154,14 @@ class Workspace:
         """Names the batch a worker has on its device: open when the process died, so it is charged."""
         return self.state / "started" / f"{_file_name(worker)}.json"
 
+    def worker_end(self, worker: str) -> Path:
+        """How a worker process ended, written by whoever minds it on its node."""
+        return self.state / "ended" / f"{_file_name(worker)}.json"
+
     @property
     def transient(self) -> tuple[Path, ...]:
         """Folders of use only while batches are in flight."""
-        return self.state / "scratch", self.state / "started"
+        return self.state / "scratch", self.state / "started", self.state / "ended"
 
     @property
     def archive(self) -> Path:
@@ -187,6 +191,16 @@ class Workspace:
     def scheduler_file(self) -> Path:
         """How workers and other shells find the live scheduler."""
         return self.root / "scheduler.json"
+
+    @property
+    def machine(self) -> Path:
+        """The cluster config a detached driver and its heirs go by (JSON is YAML)."""
+        return self.metadata / "machine.yaml"
+
+    @property
+    def driver_job(self) -> Path:
+        """The SLURM job a detached driver (or its heir) waits in."""
+        return self.ledger / "driver.json"
 
     @property
     def logs(self) -> Path:

@@ -1,0 +1,269 @@
+"""One driver's life: the ledger, the workers, the loop, and how it is interrupted."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from staffa.campaign.config import Declaration
+from staffa.errors import ClusterError, ConfigError
+from staffa.execution.chronicle import Listener
+from staffa.execution.cluster import cores, given_pool, local_pool
+from staffa.execution.ending import HANDOVER, Ended, Stop
+from staffa.execution.pool import Pool
+from staffa.execution.prepare import adopt_code, current_plan, open_stores, plan_digest
+from staffa.execution.runner import Runner
+from staffa.experiment.environment import worker_environment
+from staffa.storage.lease import SILENCE_SECONDS, Lease, read_lease
+from staffa.storage.ledger import Ledger
+from staffa.storage.workspace import Workspace
+
+DETACHED_SECONDS = 30.0
+"""How long a process of one's own may take to become the driver."""
+
+
+def drive(
+    workspace: Workspace,
+    declaration: Declaration,
+    lease: Lease,
+    client: Any,
+    accept: bool,
+    listeners: Iterable[Listener],
+    *,
+    seal: bool,
+    heirs: Sequence[str] = (),
+) -> Ended:
+    """Drive a planned campaign until it is done or stopped.
+
+    Arguments:
+    - `client`: an existing Dask client; None for the workers the declaration asks for.
+    - `accept`: go on although the model's code has changed.
+    - `seal`: only seal what is ripe.
+    - `heirs`: this driver is a SLURM job; the command its successors run.
+    """
+    found, change = current_plan(workspace, accept_code_change=accept)
+    stores = open_stores(workspace, found)
+    stop, heard = Stop(), list(listeners)
+    with contextlib.ExitStack() as stack:
+        ledger = stack.enter_context(Ledger.open(workspace, lease))
+        if change is not None:
+            ledger.append({"event": "code_change_accepted", "old": change[0], "new": change[1]})
+            adopt_code(workspace, found)
+        stack.enter_context(_interruptible(stop, as_job=bool(heirs)))
+        if heirs:
+            from staffa.execution.slurm.driver import succession
+
+            machine = declaration.campaign.cluster
+            stack.enter_context(succession(workspace, workspace.root.name, machine, heirs, stop))
+        pool = stack.enter_context(_pool(workspace, declaration, client, stop))
+        digest, config = plan_digest(found), declaration.campaign
+        runner = Runner(workspace, found, digest, config, ledger, stores, pool, listeners=heard, stop=stop)
+        started = {
+            "event": "run_started",
+            "driver": lease.lease_id,
+            "host": lease.holder.host,
+            "pid": lease.holder.pid,
+            "job": lease.holder.job,
+            "workers": len(pool.members()),
+            "resumed": bool(ledger.books.runs),
+            "dashboard": pool.dashboard,
+        }
+        ledger.append(started)
+        for hear in heard:
+            hear(started)
+        return _told(ledger, runner.seal if seal else runner.run)
+
+
+def _told(ledger: Ledger, run: Any) -> Ended:
+    """Run, and write down how it ended."""
+    try:
+        ended: Ended = run()
+    except BaseException as error:
+        interrupted = isinstance(error, KeyboardInterrupt)
+        reason = "interrupted" if interrupted else type(error).__name__
+        code = 130 if interrupted else getattr(error, "exit_code", 3)
+        with contextlib.suppress(OSError):
+            ledger.append({"event": "run_ended", "reason": reason, "exit_code": code})
+        raise
+    with contextlib.suppress(OSError):
+        ledger.append({"event": "run_ended", "reason": ended.reason, "exit_code": ended.exit_code})
+    return ended
+
+
+def detach(workspace: Workspace, declaration: Declaration, accept: bool) -> str:
+    """Start a driver that does not need this process; returns its SLURM job, or its process.
+
+    Raises `ClusterError` where it did not come up.
+    """
+    machine = declaration.campaign.cluster
+    if machine.kind == "slurm":
+        from staffa.execution.slurm.driver import drive_command, freeze_machine, queued_driver, submit_driver
+
+        waiting = queued_driver(workspace, workspace.root.name)
+        if waiting is not None:
+            raise ClusterError(
+                f"the driver of {workspace.root} is in the queue already: job {waiting[0]} ({waiting[1]})",
+                f"staffa status {workspace.root}",
+            )
+        freeze_machine(workspace, declaration)
+        command = [*drive_command(workspace, None, ()), *["--accept-code-change"] * accept]
+        return submit_driver(workspace, workspace.root.name, machine, command)
+    command = [sys.executable, "-m", "staffa", "resume", str(workspace.root), *["--accept-code-change"] * accept]
+    return _without_terminal(workspace, command)
+
+
+def _without_terminal(workspace: Workspace, command: Sequence[str]) -> str:
+    log = workspace.logs / "driver.out"
+    with log.open("ab") as out:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True)
+    until = time.monotonic() + DETACHED_SECONDS
+    while time.monotonic() < until:
+        holder = read_lease(workspace.lease)
+        if holder is not None and holder.alive():
+            return str(process.pid)
+        if process.poll() is not None:
+            if process.returncode in (0, 1):
+                return str(process.pid)
+            raise ClusterError(
+                f"the driver ended at once (exit code {process.returncode}): {log.read_text()[-500:]}",
+                f"staffa resume {workspace.root}",
+            )
+        time.sleep(0.1)
+    return str(process.pid)
+
+
+def job_scripts(workspace: Workspace, declaration: Declaration) -> dict[str, str]:
+    """What would be handed in to SLURM, as text, by pool. Raises `ConfigError` for other kinds of machines."""
+    from staffa.campaign.machine import DRIVER, driver_shape, shapes
+    from staffa.execution.slurm.driver import drive_command
+    from staffa.execution.slurm.pool import launch_of
+    from staffa.execution.slurm.script import driver_script, job_script
+
+    config = declaration.campaign
+    if config.cluster.kind != "slurm":
+        raise ConfigError(
+            f"cluster.kind: {config.cluster.kind} hands in no jobs", "--cluster with a config of kind slurm"
+        )
+    environment = worker_environment(config.execution.x64, config.execution.prng)
+    launch = launch_of(workspace, workspace.root.name, config.cluster, environment)
+    scripts = {name: job_script(shape, launch) for name, shape in shapes(config.cluster).items()}
+    scripts[DRIVER] = driver_script(driver_shape(config.cluster), launch, drive_command(workspace, None, ()))
+    return scripts
+
+
+def preflight(workspace: Workspace, declaration: Declaration) -> dict[str, Any]:
+    """Have SLURM judge what would be handed in. See `staffa.execution.slurm.preflight`."""
+    from staffa.execution.slurm.preflight import preflight as judge
+
+    return judge(declaration.campaign.cluster, job_scripts(workspace, declaration).__getitem__)
+
+
+def considered(workspace: Workspace, declaration: Declaration) -> dict[str, Any]:
+    """The same where there may be no SLURM."""
+    from staffa.execution.slurm.preflight import considered as consider
+
+    return consider(declaration.campaign.cluster, job_scripts(workspace, declaration).__getitem__)
+
+
+def wait_for_lease(workspace: Workspace) -> None:
+    """Give the driver before, on another host, the time after which its silence counts."""
+    until = time.time() + SILENCE_SECONDS + 10
+    while time.time() < until:
+        holder = read_lease(workspace.lease)
+        if holder is None or not holder.alive() or not holder.job:
+            return
+        from staffa.execution.slurm.driver import job_over
+
+        if job_over(holder.job):
+            return
+        time.sleep(1.0)
+
+
+@contextlib.contextmanager
+def _pool(workspace: Workspace, declaration: Declaration, client: Any, stop: Stop) -> Iterator[Pool]:
+    config = declaration.campaign
+    if client is not None:
+        with given_pool(client) as pool:
+            yield pool
+        return
+    environment = worker_environment(config.execution.x64, config.execution.prng)
+    if config.cluster.kind == "slurm":
+        from staffa.execution.slurm.pool import slurm_pool
+
+        with slurm_pool(workspace, workspace.root.name, config.cluster, environment) as pool:
+            yield pool
+        return
+    if config.cluster.kind == "allocation":
+        from staffa.execution.slurm.allocation import allocation_pool
+
+        with allocation_pool(workspace, workspace.root.name, config.cluster, environment, stop) as pool:
+            yield pool
+        return
+    workers = config.cluster.workers or config.execution.workers or cores()
+    with contextlib.ExitStack() as stack:
+        with _interrupts_held():
+            pool = stack.enter_context(
+                local_pool(
+                    workspace,
+                    workers,
+                    environment,
+                    memory=config.cluster.memory,
+                    dashboard=config.cluster.dashboard,
+                    port=config.cluster.dashboard_port,
+                )
+            )
+        try:
+            yield pool
+        except KeyboardInterrupt:
+            # Leaving at once: closing would wait for what is being computed.
+            for member in pool.members().values():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(member.pid, signal.SIGKILL)
+            raise
+
+
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Start processes that never see a Ctrl-C: a terminal sends it to all of them.
+
+    They inherit the blocked signal for good (and so do those that replace them: the threads
+    that start processes are made here too); ours is delivered when the block ends.
+    """
+    from multiprocessing import resource_tracker
+
+    resource_tracker.ensure_running()  # would unblock the signal when it is started later
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def _interruptible(request: Stop, *, as_job: bool) -> Iterator[None]:
+    """Ctrl-C once: let batches in flight commit; twice: leave at once. Both can be resumed.
+
+    A driver that is a job itself, and is told to go, leaves its workers to its heir.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupted(number: int, frame: Any) -> None:
+        if request.reason:
+            raise KeyboardInterrupt
+        request.reason = HANDOVER if as_job else "interrupted"
+
+    before = {number: signal.signal(number, interrupted) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,102 @@
+"""Sealing parts while a run goes on: which are asked for, what was ordered, what came of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from typing import Any
+
+from staffa.campaign.plan import Plan
+from staffa.execution.board import Batch, Board
+from staffa.execution.chronicle import Chronicle
+from staffa.execution.consolidate import Consolidation, Due
+from staffa.execution.reduce import SealOrder
+from staffa.storage.books import Books
+from staffa.storage.hot import HotStore
+
+
+class Sealing:
+    """The queue of parts to be sealed.
+
+    Arguments:
+    - `due`: when ripe parts are looked for.
+    """
+
+    def __init__(
+        self,
+        archive: Consolidation,
+        plan: Plan,
+        stores: Mapping[int, HotStore],
+        board: Board,
+        books: Books,
+        chronicle: Chronicle,
+        due: Due,
+    ) -> None:
+        self.archive, self.plan, self.stores = archive, plan, stores
+        self.board, self.books, self.chronicle, self.due = board, books, chronicle, due
+        self.queue: list[int] = []
+        self.nodes: dict[Batch, str] = {}
+        """Where each batch was computed, for the table of trials."""
+        self._issues: Counter[str] = Counter()
+        self._errors: Counter[int] = Counter()
+
+    def ask(self, flying: Collection[int]) -> bool:
+        """Queue every ripe part that is not sealed yet; whether there was any."""
+        queued = {*flying, *self.queue}
+        fresh = [
+            number
+            for number in range(len(self.plan.parts))
+            if number not in queued and self.board.ripe(number) and self._unsealed(number)
+        ]
+        self.queue += fresh
+        return bool(fresh)
+
+    def look(self, settled: int, now: float, flying: Collection[int]) -> None:
+        """Ask for ripe parts if it is time to."""
+        if self.due.now(settled, now):
+            self.due.reset(settled, now)
+            self.ask(flying)
+
+    def next(self) -> tuple[int, SealOrder] | None:
+        """The next part to seal, and what that takes; parts with nothing to seal are passed over."""
+        while self.queue:
+            number = self.queue.pop(0)
+            part = self.plan.parts[number]
+            seal = self.archive.order(part, self.books, self.nodes)
+            if seal is None:
+                self.archive.held[part.name] = self.board.with_data(number)
+                continue
+            self._issues[part.name] += 1
+            return number, replace(seal, issue=self._issues[part.name])
+        return None
+
+    def again(self, number: int, *, fault: bool = False) -> int:
+        """Put a part back that was not sealed; returns how often the machinery has failed it."""
+        self.queue.append(number)
+        self._errors[number] += fault
+        return self._errors[number]
+
+    def sealed(self, number: int, receipt: Mapping[str, Any]) -> None:
+        """A seal came back: enter the part, or do damaged batches again."""
+        part = self.plan.parts[number]
+        damaged = receipt.get("damaged")
+        if damaged:
+            for batch, outputs in damaged.items():
+                self.chronicle.note({"event": "batch_damaged", "batch": f"g{part.group}/{batch}", "outputs": outputs})
+                self.stores[part.group].reset(int(batch))
+                self.board.reopen((part.group, int(batch)), None)
+            return
+        if receipt["files"] and not self.chronicle.disk(lambda: self.archive.enter(part.name, receipt)):
+            self.again(number)
+            return
+        if not receipt["files"]:
+            self.archive.sealed.setdefault(part.name, [])
+        told = {name: receipt[name] for name in ("part", "rows", "trials", "bytes", "seconds")}
+        self.chronicle.note({"event": "part_sealed", **told})
+        self.chronicle.go_on()
+
+    def _unsealed(self, number: int) -> bool:
+        """Whether a part is missing, or lacks trials that got their data after it was sealed."""
+        name = self.plan.parts[number].name
+        return name not in self.archive.sealed or self.board.with_data(number) > self.archive.held.get(name, 0)

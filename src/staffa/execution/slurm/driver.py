@@ -1,0 +1,133 @@
+"""The driver as a small SLURM job of its own, which hands over to the next before its time is over.
+
+Every driver puts its heir into the queue at once, to start when it ends for whatever reason:
+cut off, killed, or by its own will. A driver that has nothing left to do, or cannot go on,
+takes its heir out of the queue again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+
+from staffa.campaign.config import Declaration
+from staffa.campaign.machine import DRIVER, ClusterConfig, driver_shape
+from staffa.execution.ending import HANDOVER, Stop
+from staffa.execution.slurm.commands import Slurm, SlurmError
+from staffa.execution.slurm.script import Launch, driver_script, job_name
+from staffa.storage.files import read_json, write_aside
+from staffa.storage.workspace import Workspace
+
+SHARE = 0.2
+MARGIN_SECONDS = 15.0, 180.0
+"""A driver makes room so long before its time is over: a share of what it had, within these bounds."""
+
+
+def submit_driver(
+    workspace: Workspace,
+    title: str,
+    machine: ClusterConfig,
+    command: Sequence[str],
+    *,
+    after: str = "",
+    slurm: Slurm | None = None,
+) -> str:
+    """Put a driver into the queue; returns its job.
+
+    Arguments:
+    - `command`: what follows the interpreter.
+    - `after`: a job whose end, however it comes, is waited for.
+    """
+    launch = Launch(workspace.root, title, sys.executable, {}, machine.reconnect)
+    workspace.logs.mkdir(parents=True, exist_ok=True)
+    script = driver_script(driver_shape(machine), launch, command)
+    job = str((slurm or Slurm()).submit(script, 0, dependency=f"afterany:{after}" if after else ""))
+    write_aside(workspace.driver_job, json.dumps({"job": job, "after": after, "at": time.time()}))
+    return job
+
+
+def drive_command(workspace: Workspace, cluster: str | None, overrides: Sequence[str]) -> list[str]:
+    """What a driver's job runs: `staffa drive`, with the machine that was meant when it was handed in."""
+    command = ["-m", "staffa", "drive", str(workspace.root), "--cluster", cluster or str(workspace.machine)]
+    return [*command, *(word for text in overrides for word in ("--set", text))]
+
+
+def freeze_machine(workspace: Workspace, declaration: Declaration) -> None:
+    """Write down the machine a detached driver is to use: it reads nobody's working folder."""
+    sections = declaration.campaign.model_dump(mode="json", by_alias=True, include={"cluster"})
+    write_aside(workspace.machine, json.dumps(sections, indent=1))
+
+
+def driver_name(workspace: Workspace, title: str) -> str:
+    """Name of a campaign's driver jobs in the queue."""
+    return job_name(Launch(workspace.root, title, sys.executable), DRIVER)
+
+
+def queued_driver(workspace: Workspace, title: str, slurm: Slurm | None = None) -> tuple[str, str] | None:
+    """The driver in the queue and its state; None where there is none.
+
+    Raises `SlurmError` where SLURM does not answer.
+    """
+    if not workspace.driver_job.exists():
+        return None
+    found = (slurm or Slurm()).tasks([driver_name(workspace, title)])
+    return next(((task.id, task.state) for task in found if task.state in ("PENDING", "RUNNING", "CONFIGURING")), None)
+
+
+def cancel_driver(workspace: Workspace, title: str, slurm: Slurm | None = None) -> str:
+    """Take a driver out of the queue; returns its job, or nothing."""
+    slurm = slurm or Slurm()
+    found = queued_driver(workspace, title, slurm)
+    if found is None:
+        return ""
+    slurm.cancel([found[0]])
+    return found[0]
+
+
+@contextlib.contextmanager
+def succession(
+    workspace: Workspace,
+    title: str,
+    machine: ClusterConfig,
+    command: Sequence[str],
+    stop: Stop,
+    slurm: Slurm | None = None,
+) -> Iterator[None]:
+    """Around a driver that is a job itself: its heir waits in the queue, and is let in in time."""
+    slurm, job = slurm or Slurm(), os.environ["SLURM_JOB_ID"]
+    heir = submit_driver(workspace, title, machine, command, after=job, slurm=slurm)
+    with contextlib.suppress(SlurmError):
+        watch_end(stop, slurm.end_of(job))
+    try:
+        yield
+    finally:
+        if stop.reason != HANDOVER:
+            with contextlib.suppress(SlurmError):
+                slurm.cancel([heir])
+            workspace.driver_job.unlink(missing_ok=True)
+
+
+def watch_end(stop: Stop, ends: float | None) -> None:
+    """Have a run stop before the job it runs in is cut off."""
+    if ends is not None:
+        left = ends - time.time()
+        margin = min(max(SHARE * left, MARGIN_SECONDS[0]), MARGIN_SECONDS[1])
+        stop.hand_over_at, stop.leave_at = ends - margin, ends - margin / 3
+
+
+def job_over(job: str, slurm: Slurm | None = None) -> bool:
+    """Whether SLURM knows that a job has ended; False where it does not answer."""
+    try:
+        return (slurm or Slurm()).state_of(job) not in ("PENDING", "RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED")
+    except SlurmError:
+        return False
+
+
+def waiting_driver(workspace: Workspace) -> str:
+    """The job a detached driver was handed in as, if it has not begun or its heir waits."""
+    facts = read_json(workspace.driver_job)
+    return str(facts.get("job", "")) if isinstance(facts, dict) else ""
