@@ -186,7 +186,7 @@ def test_several_complaints_at_once(refused: Callable[..., list[str]]) -> None:
         (["watch", "x", "--interval", "soon"], "Invalid value for '--interval'", "staffa watch --help"),
         (["run", "{folder}/campain.yaml"], "no such file", "campaign.yaml"),
         (["run", "{folder}"], "cannot be read", "YAML"),
-        (["plan", "{folder}/campaign.yaml", "--cluster", "perlmuter"], "--cluster perlmuter", "local"),
+        (["plan", "{folder}/campaign.yaml", "--cluster", "perlmuter"], "--cluster perlmuter", "perlmutter"),
         (["plan", "{folder}/campaign.yaml", "--profile", "quick"], "--profile quick", "profiles/quick.yaml"),
         (["status", "{folder}"], "never planned here", "staffa run"),
         (["status", "{folder}/nowhere"], "no such folder", ""),

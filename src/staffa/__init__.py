@@ -13,8 +13,8 @@ from staffa.experiment.protocol import Experiment
 __version__ = "0.1.0"
 
 _LAZY = (
-    "Campaign", "Run", "attach", "consolidate", "explain", "graph", "load", "plan", "resume", "retry", "run", "status",
-    "stop", "watch",
+    "Campaign", "Run", "attach", "consolidate", "explain", "graph", "load", "plan", "resume", "retry", "run", "scale",
+    "status", "stop", "watch",
 )  # fmt: skip
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "resume",
     "retry",
     "run",
+    "scale",
     "status",
     "stop",
     "watch",

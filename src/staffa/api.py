@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,12 +105,10 @@ def plan(campaign: Campaign | str | Path, **options: Any) -> Prepared:
     from staffa.execution.prepare import unfolded
 
     campaign = _campaign(campaign, options)
-    prepared = unfolded(campaign.declaration)
-    cluster_facts(campaign)
-    return prepared
+    return replace(unfolded(campaign.declaration), cluster=_cluster_facts(campaign))
 
 
-def cluster_facts(campaign: Campaign) -> dict[str, Any]:
+def _cluster_facts(campaign: Campaign) -> dict[str, Any]:
     """What a campaign would ask of SLURM, compared with what there is; empty for other machines."""
     if campaign.declaration.campaign.cluster.kind != "slurm":
         return {}
@@ -157,7 +155,7 @@ def run(
         _check_dirty(campaign.declaration, allow_dirty)
         prepared = unfolded(campaign.declaration)
     if client is None:
-        _check_machine(workspace, campaign.declaration)
+        _check_machine(workspace, campaign.declaration, detach)
     with _driving(workspace) as lease:
         _planned(workspace, campaign.declaration, prepared)
         if not detach:
@@ -198,7 +196,7 @@ def resume(
     declaration = load_frozen(workspace.campaign_yaml, directory=workspace.code, cluster=cluster, overrides=tuple(set))
     check_unchanged(declaration, workspace)
     if client is None:
-        _check_machine(workspace, declaration)
+        _check_machine(workspace, declaration, detach)
     with _driving(workspace) as lease:
         if not detach:
             ended = _drive(
@@ -426,13 +424,13 @@ def _located(declaration: Declaration) -> Iterator[None]:
         raise declaration.located(error) from None
 
 
-def _check_machine(workspace: Workspace, declaration: Declaration) -> None:
+def _check_machine(workspace: Workspace, declaration: Declaration, detached: bool) -> None:
     """Refuse a machine that could never run this, before anything is written."""
     if declaration.campaign.cluster.kind == "slurm":
         from staffa.execution.drive import preflight
 
         with _located(declaration):
-            preflight(workspace, declaration)
+            preflight(workspace, declaration, detached)
 
 
 def _check_dirty(declaration: Declaration, allow: bool) -> None:

@@ -87,6 +87,7 @@ def plan(
     declared = api.load(campaign, cluster=cluster, profile=profile, set=set_ or ())
     found = api.plan(declared)
     facts = report.plan_facts(found.plan, declared.root, found.bytes, found.files)
+    facts["cluster"] = dict(found.cluster)
     options = {"--cluster": cluster, "--profile": profile}
     named = [word for name, value in options.items() if value for word in (name, value)]
     facts["next"] = shlex.join(["staffa", "run", str(campaign), *named, *(w for s in set_ or () for w in ("--set", s))])

@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
+
 from slurm.machine import ACCOUNTING_PROGRAMS, PROGRAMS, Machine, missing
 
 REQUIRED = os.environ.get("STAFFA_REQUIRE_SLURM") == "1"

@@ -229,7 +229,7 @@ class Fake:
         found = []
         for expression in expressions:
             array, _, tasks = expression.partition("_")
-            wanted = {int(task) for task in hosts(tasks)} if tasks else None
+            wanted = {int(task[1:]) for task in hosts(f"t{tasks}")} if tasks else None
             found += [job for job in self.jobs if job.array == int(array) and (wanted is None or job.task in wanted)]
         return found
 

@@ -2,11 +2,24 @@
 
 By hand, for trying things out (stays up until Ctrl-C; a second shell takes over the line it prints):
 
-    PYTHONPATH=tests python -m slurm.machine up --folder /tmp/trial [--accounting]
-    export SLURM_CONF=/tmp/trial/etc/slurm.conf
+    PYTHONPATH=tests python -m slurm.machine up [--folder /tmp/new] [--accounting]
+    export SLURM_CONF=/tmp/new/etc/slurm.conf
     sinfo; sbatch --gpus-per-node=1 --wrap 'echo $CUDA_VISIBLE_DEVICES'
 
 In tests: `with Machine() as machine:`, or the fixture `machine`. Several machines can stand at once.
+
+What SLURM 22.05 was seen to do here, and the tests rest on:
+
+- A job starts within a second of its submission; a cancelled one that ignores SIGTERM is COMPLETING for KillWait (5 s).
+- A shell without `trap` dies of that SIGTERM, and what it started is killed at once: no grace for the worker.
+- Time limits are looked at every 30 s: a job of one minute ends after 60 to 90 s.
+- A failed prolog: PENDING, `launch failed requeued held`, no node; the node drains with the reason `Prolog error`.
+  A job with --no-requeue is CANCELLED instead, in arrays sometimes with its siblings, or stays RUNNING as a ghost.
+- A node down: its jobs are PENDING for two minutes (`BeginTime`) under the same id; NODE_FAIL with --no-requeue.
+- A node that is killed and back at once loses the jobs older than 20 s; younger ones stay RUNNING as ghosts.
+- A controller that is killed forgets jobs of its last seconds; without one every command but `scontrol ping` tries for
+  9 s, exits with 1 (scancel: 8) and says `Unable to contact slurm controller`.
+- After its restart idle nodes are `unknown` for 4 s.
 """
 
 from __future__ import annotations
@@ -24,16 +37,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from slurm.leftovers import MARK, PATIENCE, end, watchdog
+
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel", "scontrol", "sinfo", "srun")
 ACCOUNTING_PROGRAMS = ("slurmdbd", "sacctmgr", "sacct", "mariadbd", "mariadb-install-db")
-PATIENCE = 60.0
-"""Seconds that any daemon may take to answer on a machine that has much else to do."""
-
 PARTITIONS = {
     "gpu": "Default=YES MaxTime=4:00:00 DefaultTime=1:00:00",
     "short": "MaxTime=2 DefaultTime=1",
@@ -48,6 +60,7 @@ SETTINGS = {
     "ClusterName": "staffa",
     "SlurmUser": "root",
     "SlurmdUser": "root",
+    "CommunicationParameters": "NoInAddrAny,NoCtldInAddrAny",
     "AuthType": "auth/munge",
     "CredType": "cred/munge",
     "ProctrackType": "proctrack/linuxproc",
@@ -127,7 +140,9 @@ class Machine:
         cpus: int = 16,
         memory: int = 64_000,
     ) -> None:
-        self.folder = folder or Path(tempfile.mkdtemp(prefix="staffa-slurm-"))
+        self.folder = (folder or Path(tempfile.mkdtemp(prefix="staffa-slurm-"))).resolve()
+        if self.folder.is_dir() and any(self.folder.iterdir()):
+            raise MachineError(f"{self.folder} is not empty, and it would be deleted in the end: name a new folder")
         self.accounting, self.nodes = accounting, tuple(nodes)
         self.gpus, self.cpus, self.memory = gpus, cpus, memory
         self.settings = dict(settings or {})
@@ -183,9 +198,6 @@ class Machine:
     def _prepare(self) -> None:
         for name in ("etc", "log", "state", "spool", "munge", "dev", "failing"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
-        # Any user's client must reach munged's socket.
-        self.folder.chmod(0o755)
-        (self.folder / "munge").chmod(0o755)
         for number in range(self.gpus):
             # SLURM wants character devices, and asks no more of them.
             os.mknod(self.folder / "dev" / f"nvidia{number}", stat.S_IFCHR | 0o666, os.makedev(1, 3))
@@ -245,7 +257,7 @@ class Machine:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 cwd=self.folder,
-                env={**self.environment, "STAFFA_SLURM_MACHINE": str(self.folder)},
+                env={**self.environment, MARK: str(self.folder)},
                 start_new_session=True,
             )
 
@@ -259,6 +271,8 @@ class Machine:
             "munged",
             "--foreground",
             "--num-threads=10",
+            # It would refuse a folder that others cannot enter; here all are root.
+            "--force",
             f"--socket={socket_file}",
             f"--key-file={folder}/key",
             f"--pid-file={folder}/pid",
@@ -410,7 +424,7 @@ class Machine:
         self._end("slurmctld", signal.SIGKILL if hard else signal.SIGTERM)
 
     def start_controller(self) -> None:
-        if "slurmctld" not in self._daemons:
+        if not self._runs("slurmctld"):
             self._launch("slurmctld", "slurmctld", "-D")
         self.until(self._controller_answers, "slurmctld")
 
@@ -423,7 +437,7 @@ class Machine:
         self._end("slurmdbd", signal.SIGTERM)
 
     def start_accounting(self) -> None:
-        if "slurmdbd" not in self._daemons:
+        if not self._runs("slurmdbd"):
             self._launch("slurmdbd", "slurmdbd", "-D")
         self.until(lambda: self.run(["sacctmgr", "-n", "list", "cluster"], check=False).returncode == 0, "slurmdbd")
 
@@ -436,17 +450,19 @@ class Machine:
         self.run(["scontrol", "update", f"NodeName={node}", "State=DRAIN", f"Reason={reason}"])
 
     def resume(self, node: str) -> None:
-        """Back from down or drained; nothing where it is neither."""
-        # It is refused where there is nothing to resume.
-        self.run(["scontrol", "update", f"NodeName={node}", "State=RESUME"], check=False)
+        """Back from down or drained; a node that is neither refuses."""
+        self.run(["scontrol", "update", f"NodeName={node}", "State=RESUME"])
 
     def kill_node(self, node: str) -> None:
-        """The power is cut: slurmd and all processes of its jobs are killed; slurmctld is told nothing."""
+        """The power is cut: slurmd and all processes of its jobs are killed; slurmctld is told nothing.
+
+        It finds out by itself in about 45 s (SlurmdTimeout); `down` says it at once.
+        """
         self._end(node, signal.SIGKILL)
         end(self.folder, node)
 
     def start_node(self, node: str) -> None:
-        if node not in self._daemons:
+        if not self._runs(node):
             self._launch(node, "slurmd", "-D", "-N", node)
         self.until(lambda: self._listens(node), node)
 
@@ -456,7 +472,7 @@ class Machine:
         mark.touch() if failing else mark.unlink(missing_ok=True)
 
     def cancel_all(self) -> None:
-        """Every job of every user; returns when squeue lists none as alive."""
+        """Every job; returns when the last one's processes are gone."""
         if any(self.jobs()):
             self.run(["scancel", "--user=root"])
             self.until(lambda: not self.jobs(), "scancel")
@@ -474,9 +490,13 @@ class Machine:
             self.set_prolog(node, failing=False)
             self.start_node(node)
         self.cancel_all()
-        for node in self.nodes:
-            self.resume(node)
+        for node, state in self.node_states().items():
+            if state.startswith(("down", "drain")):
+                self.resume(node)
         self.wait_nodes("idle")
+
+    def _runs(self, name: str) -> bool:
+        return name in self._daemons and self._daemons[name].poll() is None
 
     def _end(self, name: str, with_signal: signal.Signals) -> None:
         daemon = self._daemons.pop(name, None)
@@ -503,73 +523,7 @@ def free_ports(count: int) -> list[int]:
         return found
 
 
-# Processes of a machine, by what they hold on to: job processes and slurmstepd detach from every parent.
-
-
-def belonging(folder: Path, node: str | None = None) -> Iterator[int]:
-    """Pids of the machine in `folder`: of its daemons and jobs, or of the jobs on one node alone."""
-    for entry in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if int(entry.name) != os.getpid() and (_is_job(entry, folder, node) or _is_step(entry, folder, node)):
-                yield int(entry.name)
-            elif node is None and _variables(entry).get("STAFFA_SLURM_MACHINE") == str(folder):
-                yield int(entry.name)
-
-
-def _variables(entry: Path) -> dict[str, str]:
-    words = (entry / "environ").read_bytes().decode(errors="replace").split("\0")
-    return dict(word.split("=", 1) for word in words if "=" in word)
-
-
-def _is_job(entry: Path, folder: Path, node: str | None) -> bool:
-    variables = _variables(entry)
-    here = variables.get("SLURM_CONF") == f"{folder}/etc/slurm.conf" and "SLURM_JOB_ID" in variables
-    return here and node in (None, variables.get("SLURMD_NODENAME"))
-
-
-def _is_step(entry: Path, folder: Path, node: str | None) -> bool:
-    # slurmstepd writes over its environment, but keeps its node's log open.
-    if not (entry / "exe").readlink().name.startswith("slurmstepd"):
-        return False
-    logs = {str(link.readlink()) for link in (entry / "fd").iterdir()}
-    return any(log.startswith(f"{folder}/log/{node or ''}") for log in logs)
-
-
-def end(folder: Path, node: str | None = None) -> None:
-    """Kill all that belongs to the machine (the jobs of one node), until nothing does."""
-    deadline = time.monotonic() + PATIENCE
-    while pids := [pid for pid in belonging(folder, node) if not _gone(pid)]:
-        for pid in pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        if time.monotonic() > deadline:
-            raise MachineError(f"processes {pids} of {folder} do not die")
-        time.sleep(0.05)
-
-
-def _gone(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
-    except OSError:
-        return True
-
-
-def watchdog(folder: Path) -> subprocess.Popen[bytes]:
-    """A process that ends the machine when this process is no more, however it went."""
-    return subprocess.Popen(
-        [sys.executable, __file__, "guard", "--folder", str(folder)], stdin=subprocess.PIPE, start_new_session=True
-    )
-
-
 # By hand
-
-
-def guard(folder: Path) -> None:
-    """Wait for the other end of stdin to go, then clear up."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    sys.stdin.buffer.read()
-    end(folder)
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def up(folder: Path | None, accounting: bool) -> None:
@@ -582,13 +536,11 @@ def up(folder: Path | None, accounting: bool) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m slurm.machine", description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["up", "guard"])
+    parser.add_argument("what", choices=["up"])
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--accounting", action="store_true")
     chosen = parser.parse_args()
-    if chosen.what == "guard":
-        guard(chosen.folder)
-    elif reason := missing(PROGRAMS + ACCOUNTING_PROGRAMS * chosen.accounting):
+    if reason := missing(PROGRAMS + ACCOUNTING_PROGRAMS * chosen.accounting):
         sys.exit(f"no SLURM here: {reason}")
     else:
         up(chosen.folder, chosen.accounting)

@@ -131,7 +131,7 @@ def test_slurm_reads_a_directive_as_it_was_said(machine: Machine, launch: Launch
 
 
 def test_a_worker_is_told_what_it_needs_and_the_log_stands_where_it_should(machine, launch, told):
-    found = told(job_script(SHAPE, dataclasses.replace(launch)), tasks=2)
+    found = told(job_script(SHAPE, launch), tasks=2)
     assert sorted(name.split(".")[0] for name in found) == ["0", "1"]
     for name, lines in found.items():
         words = lines[1:-1]
@@ -143,8 +143,8 @@ def test_a_worker_is_told_what_it_needs_and_the_log_stands_where_it_should(machi
     assert [re.sub(r"\d+_", "N_", name) for name in logs] == ["gpu-N_0.log", "gpu-N_1.log"]
 
 
-def _packed(launch: Launch) -> str:
-    archive = launch.root / "the env.tar.gz"
+def _packed(launch: Launch, folder: Path) -> str:
+    archive = folder / "the env.tar.gz"
     with tarfile.open(archive, "w:gz") as tar:
         tar.add(launch.root / "env", ".")
     return str(archive)
@@ -153,7 +153,7 @@ def _packed(launch: Launch) -> str:
 @pytest.mark.parametrize("staged", [False, True])
 def test_a_job_over_two_nodes_runs_once_on_each(machine: Machine, launch: Launch, told, tmp_path: Path, staged: bool):
     # Both nodes are one host here and share its disk, so that the stage is brought there by two at a time.
-    stage = Stage(_packed(launch), str(tmp_path / "disk" / "env")) if staged else None
+    stage = Stage(_packed(launch, tmp_path), str(tmp_path / "disk" / "env")) if staged else None
     shape = dataclasses.replace(SHAPE, nodes=2, gpus=2, workers_per_node=2, cores=4, stage=stage)
     found = told(job_script(shape, launch))
     assert sorted(found) == ["0.gpu0.0", "0.gpu1.0"]
@@ -164,14 +164,6 @@ def test_a_job_over_two_nodes_runs_once_on_each(machine: Machine, launch: Launch
         assert list((tmp_path / "disk").iterdir()) == []
     else:
         assert pythons == {launch.python}
-
-
-def test_one_core_is_not_all_a_task_of_several_nodes_gets(machine: Machine, launch: Launch, told):
-    script = job_script(
-        dataclasses.replace(SHAPE, nodes=2, gpus=0, cores=4, container="env SEEN=$SLURM_CPUS_PER_TASK"), launch
-    )
-    assert "srun --cpus-per-task=4" in script
-    assert len(told(script)) == 2
 
 
 def test_inside_an_allocation_every_node_gets_its_workers(machine: Machine, launch: Launch, tmp_path: Path):

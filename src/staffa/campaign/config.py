@@ -142,12 +142,16 @@ def load_frozen(
 
     Arguments:
     - `directory`: where file references start; the file's own folder by default.
-    - `cluster`: another cluster config than the frozen one, as for `load`.
+    - `cluster`: another cluster config, as for `load`: it stands in the place of the frozen section,
+      whole, since half of one machine and half of another is none.
     - `overrides`: `a.b=c` each, as for `load`.
     """
     path = Path(path)
     folder = path.parent if directory is None else Path(directory)
-    tiers = [read_file(path, "frozen"), _cluster_tier(cluster, Path()), *_override_tiers(overrides)]
+    frozen = dict(read_file(path, "frozen"))
+    if cluster is not None:
+        frozen.pop("cluster", None)
+    tiers = [frozen, _cluster_tier(cluster, Path()), *_override_tiers(overrides)]
     return _declared(tiers, folder, Origin("frozen", str(path)))
 
 

@@ -105,7 +105,10 @@ class SiteConfig(Section):
 
 
 class JobConfig(SiteConfig):
-    """Section `cluster.defaults`, and what a pool may say of its jobs. Null: as the rank below says."""
+    """Section `cluster.defaults`, and what a pool may say of its jobs.
+
+    Null means unsaid: a pool then takes what `defaults` say, these what the job type says.
+    """
 
     job_type: Literal["gpu_intensive", "cpu_intensive", "memory_intensive", "io_intensive", "balanced"] | None = Field(
         default=None, description=f"Preset of gpus, cores, memory: {', '.join(JOB_TYPES)} (default balanced)."
@@ -119,7 +122,9 @@ class JobConfig(SiteConfig):
         default=None, description="Worker processes on each node of a pool without GPUs; null for 1."
     )
     cores: Count | None = Field(default=None, description="Cores on each node; null as the job type says.")
-    memory: Size | None = Field(default=None, description="Memory on each node, such as 64GiB; null as the job type.")
+    memory: Size | None = Field(
+        default=None, description="Memory on each node, such as 64GiB; null as the job type says."
+    )
     walltime: Span | None = Field(default=None, description="Longest time of a job, such as 4h; null for 1h.")
     throttle: Count | None = Field(default=None, description="Jobs of an array that may run at once; null for all.")
     interface: Line | None = Field(
@@ -132,7 +137,7 @@ class JobConfig(SiteConfig):
         default=None, description="Command before the interpreter, such as `apptainer exec --nv image.sif`."
     )
     stage: StageConfig | None = Field(
-        default=None, description="Environment staged to the node's disk: {from: env.tar.gz, to: /tmp/env}."
+        default=None, description="Environment staged to the node's disk: {from: /shared/env.tar.gz}."
     )
     environment: Variables = Field(default_factory=dict, description="Variables of the workers: {NAME: value}.")
 

@@ -20,6 +20,7 @@ from staffa.execution.ending import HANDOVER, Ended, Stop
 from staffa.execution.pool import Pool
 from staffa.execution.prepare import adopt_code, current_plan, open_stores, plan_digest
 from staffa.execution.runner import Runner
+from staffa.execution.tally import batch_counts
 from staffa.experiment.environment import worker_environment
 from staffa.storage.lease import SILENCE_SECONDS, Lease, read_lease
 from staffa.storage.ledger import Ledger
@@ -62,7 +63,8 @@ def drive(
 
             machine = declaration.campaign.cluster
             stack.enter_context(succession(workspace, workspace.root.name, machine, heirs, stop))
-        pool = stack.enter_context(_pool(workspace, declaration, client, stop))
+        batches = 0 if seal else sum("missing" in counts for _, counts in batch_counts(found, stores))
+        pool = stack.enter_context(_pool(workspace, declaration, client, stop, batches))
         digest, config = plan_digest(found), declaration.campaign
         runner = Runner(workspace, found, digest, config, ledger, stores, pool, listeners=heard, stop=stop)
         started = {
@@ -158,11 +160,12 @@ def job_scripts(workspace: Workspace, declaration: Declaration) -> dict[str, str
     return scripts
 
 
-def preflight(workspace: Workspace, declaration: Declaration) -> dict[str, Any]:
+def preflight(workspace: Workspace, declaration: Declaration, detached: bool) -> dict[str, Any]:
     """Have SLURM judge what would be handed in. See `staffa.execution.slurm.preflight`."""
     from staffa.execution.slurm.preflight import preflight as judge
 
-    return judge(declaration.campaign.cluster, job_scripts(workspace, declaration).__getitem__)
+    scripts = job_scripts(workspace, declaration)
+    return judge(declaration.campaign.cluster, scripts.__getitem__, detached=detached)
 
 
 def considered(workspace: Workspace, declaration: Declaration) -> dict[str, Any]:
@@ -187,7 +190,7 @@ def wait_for_lease(workspace: Workspace) -> None:
 
 
 @contextlib.contextmanager
-def _pool(workspace: Workspace, declaration: Declaration, client: Any, stop: Stop) -> Iterator[Pool]:
+def _pool(workspace: Workspace, declaration: Declaration, client: Any, stop: Stop, batches: int) -> Iterator[Pool]:
     config = declaration.campaign
     if client is not None:
         with given_pool(client) as pool:
@@ -197,7 +200,7 @@ def _pool(workspace: Workspace, declaration: Declaration, client: Any, stop: Sto
     if config.cluster.kind == "slurm":
         from staffa.execution.slurm.pool import slurm_pool
 
-        with slurm_pool(workspace, workspace.root.name, config.cluster, environment) as pool:
+        with slurm_pool(workspace, workspace.root.name, config.cluster, environment, batches) as pool:
             yield pool
         return
     if config.cluster.kind == "allocation":

@@ -106,6 +106,10 @@ class Pool:
         """Whether workers may still come by themselves: an empty pool is then no reason to give up."""
         return False
 
+    def trouble(self) -> str:
+        """Why no worker comes, if that is known."""
+        return ""
+
     def scale(self, wanted: Mapping[str, int]) -> dict[str, Any]:
         """Have other numbers of workers from now on; answers what is wanted of each pool."""
         return {"done": False, "why": "these workers are not SLURM's: their number is fixed"}

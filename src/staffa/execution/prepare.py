@@ -11,7 +11,7 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,8 @@ class Prepared:
     declaration: Declaration
     plan: Plan
     rows: Rows
+    cluster: Mapping[str, Any] = field(default_factory=dict)
+    """What SLURM would be asked for, where it is SLURM's."""
 
     def layout(self, group: Group) -> GroupLayout:
         return group_layout(self.plan, group)

@@ -454,8 +454,9 @@ class Runner:
             return
         self._empty_since = self._empty_since or now
         if now - self._empty_since > max(self.config.execution.patience, 60.0):
+            why = self.pool.trouble()
             raise ClusterError(
-                f"no worker for {now - self._empty_since:.0f} s (execution.patience)",
+                f"no worker for {now - self._empty_since:.0f} s (execution.patience)" + (f"; {why}" if why else ""),
                 f"staffa resume {self.workspace.root}",
             )
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from staffa.views.readings import number, readings, sentence
+from staffa.views.readings import number, readings, sentence, span, tunnel
 from staffa.views.sheet import one_line
 
 Event = Mapping[str, Any]
@@ -136,6 +136,9 @@ def _started(event: Event) -> Iterator[str]:
     verb = "resumed" if event.get("resumed") else "started"
     dashboard = f", dashboard {event['dashboard']}" if event.get("dashboard") else ""
     yield f"{verb} with {number(int(event.get('workers', 0)), 'worker')}{dashboard}"
+    way = tunnel(event, str(event.get("host") or ""))
+    if way:
+        yield f"the dashboard from your desk: {way}"
 
 
 def _failed(event: Event) -> Iterator[str]:
@@ -174,6 +177,42 @@ def _continued(_: Event) -> Iterator[str]:
     yield "the disk takes data again; continued"
 
 
+def _left(event: Event) -> Iterator[str]:
+    # Walltime, scancel and the like happen all the time, and cost nobody a try.
+    if not event.get("expected"):
+        yield f"worker {event['name']} left: {event['reason']}"
+
+
+def _pool_paused(event: Event) -> Iterator[str]:
+    yield f"pool {event['pool']} is paused: {event['why']}"
+
+
+def _excluded(event: Event) -> Iterator[str]:
+    count = number(int(event["failures"]), "job")
+    yield f"pool {event['pool']}: node {event['node']} is left out, {count} ended there before a worker came"
+
+
+def _held(event: Event) -> Iterator[str]:
+    yield f"pool {event['pool']}: SLURM holds job {event['job']} ({event['reason']}); it is replaced"
+
+
+def _troubled(event: Event) -> Iterator[str]:
+    pool = f"pool {event['pool']}: " if event.get("pool") else ""
+    yield f"{pool}{_TROUBLES[event['event']]}: {event['why']}"
+
+
+def _answers(event: Event) -> Iterator[str]:
+    yield f"SLURM answers again, after {span(float(event['seconds']))}"
+
+
+_TROUBLES = {
+    "squeue_silent": "SLURM does not answer; running jobs go on",
+    "queue_full": "the queue takes no more jobs for now",
+    "submit_failing": "jobs could not be handed in; tried again",
+    "command_failed": "a command of SLURM failed; tried again",
+}
+
+
 _NOTICES: Mapping[str, Callable[[Event], Iterator[str]]] = {
     "run_started": _started,
     "batch_settled": _failed,
@@ -183,6 +222,13 @@ _NOTICES: Mapping[str, Callable[[Event], Iterator[str]]] = {
     "batch_damaged": _damaged,
     "paused": _paused,
     "continued": _continued,
+    "worker_left": _left,
+    "pool_paused": _pool_paused,
+    "pool_continued": lambda event: iter([f"pool {event['pool']} goes on"]),
+    "node_excluded": _excluded,
+    "job_held": _held,
+    **dict.fromkeys(_TROUBLES, _troubled),
+    "squeue_answers": _answers,
 }
 
 
@@ -262,7 +308,7 @@ class RichDisplay:
         found = readings(self._figures)
         head = Table.grid(padding=(0, 2))
         head.add_row(self._bar, *(Text(found[name]) for name in ("percent", "trials", "rate", "eta") if name in found))
-        rest = [found[name] for name in ("outcomes", "retrying", "parts", "paused") if name in found]
+        rest = [found[name] for name in ("outcomes", "retrying", "parts", "pools", "paused") if name in found]
         lines: list[Any] = [Text(self._title, style="bold"), head]
         if rest:
             lines.append(Text(", ".join(rest)))

@@ -6,6 +6,9 @@ missing where they were counted from the stores alone.
 
 from __future__ import annotations
 
+import os
+import re
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,6 +27,7 @@ def readings(figures: Mapping[str, Any]) -> dict[str, str]:
     found["retrying"] = f"{figures['retrying']:,} batches to be retried" if figures.get("retrying") else ""
     if figures.get("parts"):
         found["parts"] = f"parts {figures.get('sealed', 0):,}/{figures['parts']:,} sealed"
+    found["pools"] = ", ".join(f"{name} {_pool(facts)}" for name, facts in pools(figures).items())
     found["paused"] = "PAUSED: the disk is full" if figures.get("paused") else ""
     return {name: text for name, text in found.items() if text}
 
@@ -46,6 +50,55 @@ def flagged(counts: Mapping[str, int]) -> dict[str, int]:
 def outcomes(counts: Mapping[str, int]) -> str:
     """`nan 3, raised 12`."""
     return ", ".join(f"{word} {count:,}" for word, count in counts.items() if count)
+
+
+def pools(figures: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The pools of a run on SLURM by name; none where the workers belong to no pool."""
+    found = figures.get("pools")
+    return dict(found) if isinstance(found, Mapping) else {}
+
+
+def _pool(facts: Mapping[str, Any]) -> str:
+    """`12/16`, `0/16 (4 jobs queued)`, `0/16 PAUSED`."""
+    said = f"{facts.get('connected', 0):,}/{facts.get('wanted', 0):,}"
+    if facts.get("paused"):
+        return f"{said} PAUSED"
+    return f"{said} ({number(facts['queued'], 'job')} queued)" if facts.get("queued") else said
+
+
+def pool(facts: Mapping[str, Any]) -> str:
+    """A pool in a line."""
+    said = [f"{facts.get('connected', 0):,} of {number(facts.get('wanted', 0), 'worker')}"]
+    names = {"running": "running", "queued": "queued", "leaving": "leaving"}
+    said += [f"{number(facts[name], 'job')} {text}" for name, text in names.items() if facts.get(name)]
+    why = reasons(facts.get("reasons") or {})
+    left_out = f", left out: {', '.join(facts['excluded'])}" if facts.get("excluded") else ""
+    paused = ", PAUSED" if facts.get("paused") else ""
+    return ", ".join(said) + (f" ({why})" if why else "") + left_out + paused
+
+
+def reasons(counts: Mapping[str, int]) -> str:
+    """Why jobs wait, in SLURM's words: `Resources 3, Priority 1`."""
+    return ", ".join(f"{word} {count:,}" for word, count in sorted(counts.items(), key=lambda item: -item[1]))
+
+
+def tunnel(figures: Mapping[str, Any], host: str) -> str:
+    """The command that brings the dashboard to one's own machine; empty where it can be reached as it is.
+
+    Arguments:
+    - `host`: where the driver runs. Its page has no login, so it is served to that host alone.
+    """
+    found = re.match(r"https?://([^/:]+):(\d+)", str(figures.get("dashboard") or ""))
+    if found is None or not host or not (pools(figures) or found[1] in ("localhost", "127.0.0.1")):
+        return ""
+    if host == os.uname().nodename and "SSH_CONNECTION" not in os.environ:
+        return ""
+    return f"ssh -N -L {found[2]}:127.0.0.1:{found[2]} {host}, then http://127.0.0.1:{found[2]}/status"
+
+
+def moment(at: float) -> str:
+    """A point in time, on this machine's clock."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
 
 
 def span(seconds: float) -> str:

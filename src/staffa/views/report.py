@@ -8,12 +8,11 @@ from __future__ import annotations
 import json
 import math
 import shlex
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from staffa.views.readings import flagged, number, outcomes, percent, size, span
+from staffa.views.readings import flagged, moment, number, outcomes, percent, pool, pools, size, span, tunnel
 from staffa.views.sheet import Grid, Sheet, one_line
 
 if TYPE_CHECKING:
@@ -212,27 +211,52 @@ def status_sheet(status: Facts) -> Sheet:
     eta = f", ETA {span(figures['eta'])}" if status["live"] and figures.get("eta") else ""
     lines = {
         "driver": _driver(status),
+        **{f"pool {name}": text for name, text in _pools(status).items()},
         "trials": f"{settled:,} of {trials:,} settled ({percent(settled, trials)} %){speed}{eta}",
         "outcomes": outcomes(figures.get("outcomes", {})) or "none yet",
         "batches": _batches(figures),
         "archive": f"{figures.get('sealed', 0):,} of {number(figures.get('parts', 0), 'part')} sealed",
         "quarantined": f"{status['quarantined']:,}" if status.get("quarantined") else "",
+        "lost": _lost(status.get("node_hours_lost") or {}),
         "paused": str(status.get("paused") or ""),
-        "dashboard": figures.get("dashboard", "") if status["live"] else "",
+        **(_dashboard(status) if status["live"] else {}),
     }
     notes = [f"next: {command}" for command in next_commands(status["root"], status)]
     return Sheet(status["root"], {name: text for name, text in lines.items() if text}, notes=notes)
 
 
 def _driver(status: Facts) -> str:
+    run = status.get("run") or {}
     if status["live"]:
         workers = status.get("figures", {}).get("workers")
-        return f"running as {status['driver']}" + (f", {number(workers, 'worker')}" if workers is not None else "")
-    run = status.get("run") or {}
+        job = f" in job {run['job']}" if run.get("job") else ""
+        return f"running as {status['driver']}{job}" + (f", {number(workers, 'worker')}" if workers is not None else "")
+    waiting = f"; job {status['driver_job']} is to drive it" if status.get("driver_job") else ""
     if "ended" in run:
-        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(run["ended"]))
-        return f"none; the last one ended {when}: {run.get('reason')} (exit {run.get('exit_code')})"
-    return "none; the last one died" if run else "none yet"
+        why = f"{run.get('reason')} (exit {run.get('exit_code')})"
+        return f"none; the last one ended {moment(run['ended'])}: {why}{waiting}"
+    return ("none; the last one died" if run else "none yet") + waiting
+
+
+def _pools(status: Facts) -> dict[str, str]:
+    """The pools of a live driver; of one that is gone, those that stood still."""
+    found = pools(status.get("figures", {}))
+    if status["live"]:
+        return {name: pool(facts) for name, facts in found.items()}
+    return {name: f"was paused: {one_line(facts['paused'], CELL)}" for name, facts in found.items() if facts["paused"]}
+
+
+def _lost(hours: Mapping[str, float]) -> str:
+    """Work that was thrown away."""
+    words = {"cut_offs": "cut-offs", "crashes": "crashes", "vanished": "vanished nodes"}
+    said = [f"{lost:.3g} node-hours by {words.get(name, name)}" for name, lost in hours.items() if lost]
+    return ", ".join(said)
+
+
+def _dashboard(status: Facts) -> dict[str, str]:
+    figures = status.get("figures", {})
+    way = tunnel(figures, str(status.get("host") or ""))
+    return {"tunnel": way} if way else {"dashboard": str(figures.get("dashboard") or "")}
 
 
 def _batches(figures: Facts) -> str:
@@ -257,17 +281,13 @@ def explain_sheet(facts: Facts) -> Sheet:
         "replicate": str(facts["replicate"]),
         "place": place,
     }
-    rows = [(_clock(event["at"]), one_line(event["text"])) for event in facts["history"]]
+    rows = [(moment(event["at"]), one_line(event["text"])) for event in facts["history"]]
     return Sheet(
         f"trial {facts['trial']} (index {facts['index']})",
         lines,
         Grid(("when", "what happened"), rows),
         [f"next: {facts['next']}"],
     )
-
-
-def _clock(at: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
 
 
 def config_facts(rows: Iterable[Row]) -> list[dict[str, Any]]:

@@ -140,7 +140,6 @@ class Tracks:
         self.jobs = Jobs()
         self.departures: dict[str, Counter[str]] = {}
         """Pool -> workers that left, by cause."""
-        self.yielded = 0
         self._slots: dict[tuple[str, str], Stint] = {}
         self._known: dict[str, Stint] = {}
         """Address -> its latest stint under this driver."""
@@ -229,13 +228,17 @@ class Tracks:
     def told(self, event: Event) -> None:
         """A batch settled or yielded."""
         stint, timings = self._of(event), event.get("timings") or {}
+        useful = sum(float(timings.get(name, 0.0)) for name in DEVICE)
+        compiling = float(timings.get("compile", 0.0))
+        if not useful and event["event"] == "batch_yielded" and event.get("computed"):
+            # It was put down before its end, and nobody took the time: it went on since the last receipt.
+            useful = max(float(event["at"]) - stint.busy - compiling, 0.0) if stint.flying else 0.0
+        stint.amounts["useful"] += useful
+        stint.amounts["compiling"] += compiling
+        stint.amounts["writing"] += sum(float(timings.get(name, 0.0)) for name in DISK)
+        stint.kind = str(event.get("device") or stint.kind)
         stint.busy = float(event["at"])
         stint.flying.discard(str(event["batch"]))
-        stint.kind = str(event.get("device") or stint.kind)
-        stint.amounts["useful"] += sum(float(timings.get(name, 0.0)) for name in DEVICE)
-        stint.amounts["compiling"] += float(timings.get("compile", 0.0))
-        stint.amounts["writing"] += sum(float(timings.get(name, 0.0)) for name in DISK)
-        self.yielded += event["event"] == "batch_yielded"
 
     def sealed(self, event: Event) -> None:
         if "worker" in event:
@@ -246,8 +249,9 @@ class Tracks:
         self.jobs.pools[str(event["array"])] = str(event["pool"])
 
     def ended(self, event: Event) -> None:
-        if event.get("words") and event.get("seconds") is not None:
-            self.jobs.failed.append((str(event["pool"]), max(float(event["seconds"]), 0.0)))
+        self.jobs.pools.setdefault(str(event["job"]), str(event["pool"]))
+        if event.get("words"):
+            self.jobs.failed.append((str(event["pool"]), max(float(event.get("seconds") or 0.0), 0.0)))
 
     def _of(self, event: Event, name: str = "worker") -> Stint:
         """The stint an event belongs to; a worker whose coming nobody noted is there from now on."""
@@ -433,7 +437,8 @@ def usage_sheet(facts: Event) -> Sheet:
     """A campaign's usage on a page."""
     total = facts["total"]
     if not total["workers"]:
-        return Sheet(facts["root"], {"held": "nothing: no worker has joined yet"}, notes=_next(facts))
+        nothing = {"held": "nothing: no worker has joined yet", "failed": _failed(total)}
+        return Sheet(facts["root"], {name: text for name, text in nothing.items() if text}, notes=_next(facts))
     lines = {
         "held": _held(total),
         "lost": _lost(total),
@@ -479,10 +484,10 @@ def _held(total: Event) -> str:
 
 
 def _lost(total: Event) -> str:
-    unit = "gpu_hours" if "gpu_hours" in total else "node_hours"
-    found = {name: lost for name, lost in total[unit]["lost_to"].items() if lost}
-    said = ", ".join(f"{hours(lost)} by {WORDS[name]}" for name, lost in found.items())
-    return f"{hours(total[unit]['lost'])} {UNITS[unit]}{': ' * bool(said)}{said}"
+    lost = total["node_hours"]
+    gpus = f" ({hours(total['gpu_hours']['lost'])} GPU-hours)" if "gpu_hours" in total and lost["lost"] else ""
+    said = ", ".join(f"{hours(part)} by {WORDS[name]}" for name, part in lost["lost_to"].items() if part)
+    return f"{hours(lost['lost'])} node-hours{gpus}{': ' * bool(said)}{said}"
 
 
 def _queued(total: Event) -> str:
@@ -499,7 +504,8 @@ def _failed(total: Event) -> str:
     failed = total["failed_starts"]
     if not failed["jobs"]:
         return ""
-    return f"{number(failed['jobs'], 'job')} ended before a worker came, after {span(failed['hours'] * HOUR)} in all"
+    lived = f", after {span(failed['hours'] * HOUR)} in all" if failed["hours"] else ""
+    return f"{number(failed['jobs'], 'job')} ended before a worker came{lived}"
 
 
 def _accounting(found: Event | None) -> str:
@@ -516,5 +522,7 @@ def _next(facts: Event) -> list[str]:
 
 
 def hours(count: float) -> str:
-    """Hours as people read them: `1,204`, `12.3`, `0.042`."""
-    return f"{count:,.0f}" if count >= 1000 else f"{count:.3g}"
+    """Hours as people read them: `1,204`, `12.3`, `0.042`, `0.000012`."""
+    if count >= 1000:
+        return f"{count:,.0f}"
+    return f"{count:.3g}" if count >= 0.001 else f"{count:.6f}".rstrip("0").rstrip(".")

@@ -12,6 +12,7 @@ import shlex
 import subprocess
 import sys
 import tarfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +167,7 @@ def test_what_staffa_asks_for():
         "gres": "gpu:1",
         "output": "/scratch/someone/runs/v1.0_protein/logs/gpu-%A_%a.log",
         "open-mode": "append",
-        "no-requeue": "",
+        "requeue": "",
     }
 
 
@@ -175,7 +176,7 @@ def test_several_nodes_have_a_task_each():
     assert found["nodes"] == "3" and found["ntasks-per-node"] == "1" and "ntasks" not in found
 
 
-OURS = ("nodes", "ntasks", "cpus-per-task", "mem", "time", "gres", "open-mode", "no-requeue")
+OURS = ("nodes", "ntasks", "cpus-per-task", "mem", "time", "gres", "open-mode", "requeue")
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -195,7 +196,7 @@ def test_every_directive_can_be_dropped_or_replaced_alone(name):
         ({"mem-per-cpu": "4G"}, "mem"),
         ({"mem-per-gpu": "4G"}, "mem"),
         ({"cpus-per-gpu": "4"}, "cpus-per-task"),
-        ({"requeue": True}, "no-requeue"),
+        ({"no-requeue": True}, "requeue"),
     ],
 )
 def test_what_excludes_one_of_ours_takes_its_place(said, gone):
@@ -360,6 +361,7 @@ def test_sigterm_reaches_the_worker_and_the_shell_waits_for_its_last_words(tmp_p
     job = subprocess.Popen(["bash", "-c", script], start_new_session=True)
     while not told.exists():
         assert job.poll() is None
+        time.sleep(0.01)
     os.killpg(job.pid, 15)
     assert job.wait() == 7
     assert told.read_text() == "ready, terminated"

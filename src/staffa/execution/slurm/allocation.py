@@ -47,7 +47,9 @@ def allocation_pool(
     own = {**os.environ, **({"SLURM_JOB_END_TIME": f"{ends:.0f}"} if ends else {})}
     with served(workspace, machine) as (client, cluster):
         log = (workspace.logs / f"allocation-{job}.log").open("ab")
-        process = subprocess.Popen(["bash"], stdin=subprocess.PIPE, stdout=log, stderr=log, env=own, start_new_session=True)
+        process = subprocess.Popen(
+            ["bash"], stdin=subprocess.PIPE, stdout=log, stderr=log, env=own, start_new_session=True
+        )
         log.close()
         assert process.stdin is not None
         process.stdin.write(script.encode())
@@ -80,7 +82,11 @@ class AllocationPool(Pool):
 
 
 def given(machine: ClusterConfig, environ: Mapping[str, str], gpus: int) -> JobShape:
-    """The shape of the allocation, as SLURM tells a job in its environment; but for the GPUs salloc's shell has no word of."""
+    """The shape of the allocation, as SLURM tells a job in its environment.
+
+    Arguments:
+    - `gpus`: on each node, which the shell of salloc is not told.
+    """
 
     def number(name: str, otherwise: int) -> int:
         text = environ.get(name, "")

@@ -45,6 +45,7 @@ class Budget:
     - `limit`: failures in a row after which it pauses.
     - `excluded`: nodes left out; `suspects`: nodes to leave out, if others remain; `kept`: suspects without others.
     - `words`: the last that a failing job said.
+    - `since`: only what started later counts.
     - `short`: rounds in a row in which a job ended soon by itself: what comes next waits the longer.
     """
 
@@ -56,6 +57,7 @@ class Budget:
     kept: set[str] = field(default_factory=set)
     words: str = ""
     short: int = 0
+    since: float = 0.0
 
     @property
     def spent(self) -> bool:
@@ -103,13 +105,19 @@ class Budget:
             self.short = 0
         return left_out
 
-    def forgive(self) -> None:
-        """Somebody has looked after it: start anew."""
-        self.in_a_row, self.short, self.words = 0, 0, ""
-        self.by_node.clear()
-        self.excluded.clear()
-        self.suspects.clear()
-        self.kept.clear()
+    def counts(self, end: Change) -> bool:
+        """Whether a job started after the last pardon."""
+        return (end.job.started or end.job.submitted) >= self.since
+
+    def forgive(self, now: float, *, nodes: bool) -> None:
+        """Somebody has looked after the pool (and its `nodes`): what started before is not counted any more."""
+        self.since, self.in_a_row, self.short = now, 0, 0
+        if nodes:
+            self.words = ""
+            self.by_node.clear()
+            self.excluded.clear()
+            self.suspects.clear()
+            self.kept.clear()
 
 
 def usable(state: str) -> bool:

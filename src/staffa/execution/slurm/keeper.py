@@ -99,7 +99,7 @@ class Keeper:
     def scale(self, pool: str, workers: int) -> None:
         """Want so many workers of a pool from now on. A paused pool goes on, and its failures are forgotten."""
         with self._lock:
-            if self._stocks[pool].resume(workers):
+            if self._stocks[pool].resume(workers, self._clock()):
                 self._say("pool_continued", pool=pool, wanted=workers)
             self._hurry()
 
@@ -126,7 +126,8 @@ class Keeper:
     def leaving(self) -> set[str]:
         """Jobs whose workers are to get nothing new."""
         with self._lock:
-            return {job.id for job in self._roll if job.leaving is not None or not job.live}
+            here = [job for job in self._roll if job.phase != "gone" or job.workers]
+            return {job.id for job in here if job.leaving is not None or not job.live}
 
     def news(self) -> list[dict[str, Any]]:
         """What happened since this was last asked: dictionaries with `event`, `at` and what belongs to it."""
@@ -243,7 +244,7 @@ class Keeper:
         if words is not None:
             cause = {"cause": "no worker came", "words": words}
         self._say("job_ended", **facts, **cause)
-        if words is not None:
+        if words is not None and stock.budget.counts(end):
             self._failed(job.pool, job.nodes, words, fast=is_fast(end))
         elif end.seconds is not None and not is_fast(end):
             stock.budget.short = 0

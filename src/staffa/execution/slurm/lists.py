@@ -17,7 +17,8 @@ def compressed(ids: Iterable[str]) -> list[str]:
             arrays.setdefault(int(array), set()).add(int(task))
         else:
             plain.add(int(array))
-    tasks = [f"{array}_[{ranges(arrays[array])}]" for array in sorted(arrays)]
+    spans = {array: ranges(arrays[array]) for array in sorted(arrays)}
+    tasks = [f"{array}_{span}" if span.isdigit() else f"{array}_[{span}]" for array, span in spans.items()]
     return [str(number) for number in sorted(plain)] + tasks
 
 

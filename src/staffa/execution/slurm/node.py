@@ -150,7 +150,8 @@ class Node:
             "STAFFA_POOL": self.terms.pool,
             "STAFFA_JOB": job_id(os.environ),
             "STAFFA_NODE": _node(os.environ),
-            "STAFFA_ENDS": "" if self.terms.ends is None else f"{self.terms.ends:.0f}",
+            # What is not done before we end the workers is lost, whatever SLURM would still allow.
+            "STAFFA_ENDS": "" if self.terms.ends is None else f"{self.terms.ends - GRACE_SECONDS:.0f}",
             "CUDA_VISIBLE_DEVICES": slot.device or "",
         }
         if slot.device is not None and self.terms.workers_per_gpu > 1:

@@ -32,6 +32,7 @@ def slurm_pool(
     title: str,
     machine: ClusterConfig,
     environment: Mapping[str, str],
+    batches: int,
     *,
     slurm: Slurm | None = None,
 ) -> Iterator[SlurmPool]:
@@ -40,17 +41,21 @@ def slurm_pool(
     The jobs are handed in first, so that they start while the rest is made ready. Leaving cancels
     them, unless `keep` was said.
 
+    Arguments:
+    - `batches`: how many are to be done, as far as is known yet; for none no job is handed in.
+
     Raises `Refused` in SLURM's own words where it takes none of the jobs.
     """
     keeper = _keeper(workspace, title, machine, environment, slurm or Slurm())
-    keeper.look({name: pool.workers for name, pool in machine.pools.items() if SAMPLE in pool.work}, ())
+    if batches:
+        keeper.look({name: batches for name, pool in machine.pools.items() if SAMPLE in pool.work}, ())
     keeper.step()
     pool: SlurmPool | None = None
     thread = _Stepping(keeper)
     try:
         with served(workspace, machine) as (client, cluster):
             link = cluster.dashboard_link if machine.dashboard else ""
-            pool = SlurmPool(client, link, cluster, workspace, keeper, shapes(machine))
+            pool = SlurmPool(client, link, cluster, workspace, keeper, shapes(machine), thread)
             thread.start()
             try:
                 yield pool
@@ -71,16 +76,22 @@ class SlurmPool(Pool):
         workspace: Workspace,
         keeper: Keeper,
         shapes: Mapping[str, JobShape],
+        thread: _Stepping,
     ) -> None:
         super().__init__(client, dashboard, cluster)
         self.workspace, self.keeper, self.shapes = workspace, keeper, shapes
+        self._thread = thread
         self.kept = False
         self._joined: dict[str, float] = {}
+        self._leaving: set[str] = set()
+        self._facts = keeper.facts()
 
     def departure(self, member: Member, since: float) -> Departure | None:
         return departure(self.workspace, member, since)
 
     def turn(self, demand: Demand) -> list[dict[str, Any]]:
+        if self._thread.error is not None:
+            raise self._thread.error
         now = time.time()
         members = {m.name: m for m in self._members.values() if m.job}
         self._joined = {name: self._joined.get(name, now) for name in members}
@@ -88,15 +99,20 @@ class SlurmPool(Pool):
             Seen(name, member.job, member.pool, name in demand.busy, self._joined[name])
             for name, member in members.items()
         ]
+        self._leaving = self.keeper.leaving()  # before the look: what is busy is counted after nothing more was given
         self.keeper.look(self._needed(demand), seen, spent={members[n].job for n in demand.spent if n in members})
+        self._facts = self.keeper.facts()
         return self.keeper.news()
 
     def does(self, member: Member, kind: str) -> bool:
         shape = self.shapes.get(member.pool)
-        return shape is not None and kind in shape.work and member.job not in self.keeper.leaving()
+        return shape is not None and kind in self._work(shape) and member.job not in self._leaving
 
     def expects(self) -> bool:
-        return any(not facts["paused"] and facts["wanted"] for facts in self.keeper.facts().values())
+        return any(not facts["paused"] for facts in self._facts.values())
+
+    def trouble(self) -> str:
+        return "; ".join(f"pool {name}: {facts['paused']}" for name, facts in self._facts.items() if facts["paused"])
 
     def scale(self, wanted: Mapping[str, int]) -> dict[str, Any]:
         for name, workers in wanted.items():
@@ -109,7 +125,7 @@ class SlurmPool(Pool):
         return {"done": True, "workers": dict(self.keeper.wanted)}
 
     def facts(self) -> dict[str, Any]:
-        return self.keeper.facts()
+        return self._facts
 
     def keep(self) -> None:
         self.kept = True
@@ -118,8 +134,14 @@ class SlurmPool(Pool):
         """Workers that would have something to do, in each pool."""
         needed = {}
         for name, shape in self.shapes.items():
-            needed[name] = demand.batches * (SAMPLE in shape.work) + demand.seals * (REDUCE in shape.work)
+            work = self._work(shape)
+            needed[name] = demand.batches * (SAMPLE in work) + demand.seals * (REDUCE in work)
         return needed
+
+    def _work(self, shape: JobShape) -> tuple[str, ...]:
+        """What a pool does; where none is there for reducing, those that sample do that, too."""
+        alone = not any(REDUCE in other.work for other in self.shapes.values())
+        return (*shape.work, REDUCE) if alone else shape.work
 
 
 class _Stepping(threading.Thread):
@@ -129,11 +151,16 @@ class _Stepping(threading.Thread):
         super().__init__(name="staffa-keeper", daemon=True)
         self._keeper = keeper
         self._over = threading.Event()
+        self.error: Exception | None = None
+        """What ended it before its time; the driver raises it."""
 
     def run(self) -> None:
-        while not self._over.is_set():
-            wait = self._keeper.step()
-            self._over.wait(min(max(wait, 0.05), 0.5))
+        try:
+            while not self._over.is_set():
+                wait = self._keeper.step()
+                self._over.wait(min(max(wait, 0.05), 0.5))
+        except Exception as error:
+            self.error = error
 
     def end(self) -> None:
         self._over.set()

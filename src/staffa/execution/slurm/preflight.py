@@ -14,11 +14,14 @@ from staffa.execution.slurm.script import walltime
 GIBIBYTE = 1 << 30
 
 
-def preflight(machine: ClusterConfig, script: Callable[[str], str], slurm: Slurm | None = None) -> dict[str, Any]:
+def preflight(
+    machine: ClusterConfig, script: Callable[[str], str], *, detached: bool = False, slurm: Slurm | None = None
+) -> dict[str, Any]:
     """Compare every pool with what the cluster has, then have sbatch judge its script.
 
     Arguments:
     - `script`: the text of a pool's job script, by name; `driver` for the detached driver's.
+    - `detached`: whether there is to be a driver's job.
 
     Returns what was found, for the plan's report. Raises `ConfigError` for what no node or
     partition can give, `Refused` in sbatch's own words for the rest, `Unreachable` without SLURM.
@@ -26,7 +29,8 @@ def preflight(machine: ClusterConfig, script: Callable[[str], str], slurm: Slurm
     slurm = slurm or Slurm()
     limits = slurm.limits()
     pools = shapes(machine)
-    for name, shape in {**pools, DRIVER: driver_shape(machine)}.items():
+    drivers = {DRIVER: driver_shape(machine)} if detached else {}
+    for name, shape in {**pools, **drivers}.items():
         where = "cluster.driver" if name == DRIVER else f"cluster.pools.{name}"
         _fits(where, shape, limits)
         try:

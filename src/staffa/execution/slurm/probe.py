@@ -44,21 +44,24 @@ PADDING = "·" * 30_000
 
 JAX_SECONDS = 75.0
 JAX = """
-import json, sys
+import json, os, traceback
 from importlib.metadata import distributions
-found = {"plugins": sorted({f"{d.name} {d.version}" for d in distributions() if "plugin" in (d.name or "") and d.name.startswith("jax")})}
+named = {f"{found.name} {found.version}" for found in distributions() if (found.name or "").startswith("jax")}
+said = {"plugins": sorted(name for name in named if "plugin" in name)}
 try:
     import jax, jaxlib
     import jax.numpy as jnp
-    found |= {"jax": jax.__version__, "jaxlib": jaxlib.__version__}
+    said |= {"jax": jax.__version__, "jaxlib": jaxlib.__version__}
+    said["devices"] = [{"platform": one.platform, "kind": one.device_kind} for one in jax.local_devices()]
     squares = jax.jit(lambda x: (x * x).sum())
-    found["devices"] = [{"platform": d.platform, "kind": d.device_kind} for d in jax.local_devices()]
-    sums = [float(squares(jax.device_put(jnp.arange(100.0), d))) for d in jax.local_devices()]
+    sums = [float(squares(jax.device_put(jnp.arange(100.0), one))) for one in jax.local_devices()]
     if set(sums) != {328350.0}:
-        found["error"] = f"a jitted sum of squares is {sums}, should be 328350"
+        said["error"] = f"a jitted sum of squares is {sums}, should be 328350"
 except BaseException as error:
-    found["error"] = f"{type(error).__name__}: {error}"
-print("\\n" + json.dumps(found))
+    words = str(error) or traceback.extract_tb(error.__traceback__)[-1].line
+    asked = os.environ.get("JAX_PLATFORMS")
+    said["error"] = f"{type(error).__name__}: {words}" + (f" (JAX_PLATFORMS={asked})" if asked else "")
+print("\\n" + json.dumps(said))
 """
 """In a process of its own: a driver that does not fit may kill whoever looks for devices."""
 
@@ -320,10 +323,12 @@ async def _clock() -> float:
 
 
 def _words(error: BaseException) -> str:
-    """An error with its cause, on one line."""
+    """An error with what it came from in the first place, on one line."""
+    first = error
+    while first.__cause__ is not None:
+        first = first.__cause__
     said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    cause = error.__cause__
-    return " ".join((f"{said} ({_words(cause)})" if cause is not None else said).split())
+    return " ".join((said if first is error else f"{said} ({first})").split())
 
 
 def _said(arguments: Sequence[str] | None) -> argparse.Namespace:

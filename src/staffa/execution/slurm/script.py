@@ -163,8 +163,9 @@ def _header(shape: JobShape, launch: Launch, log: str) -> dict[str, Directive]:
         "time": walltime(shape.walltime),
         "output": _log_pattern(launch.root) + log,
         "open-mode": "append",
-        # A worker that is gone is replaced by the driver, which knows whether it is still needed.
-        "no-requeue": True,
+        # A task that SLURM may not requeue turns into a ghost when a prolog fails, or takes its whole array along
+        # (22.05). The keeper cancels and replaces what is held; of drivers there are no arrays, and heirs wait.
+        ("no-requeue" if shape.pool == DRIVER else "requeue"): True,
     }
     if shape.gpus:
         ours["gres"] = f"gpu:{shape.gpus}"

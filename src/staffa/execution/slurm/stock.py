@@ -122,11 +122,10 @@ class Stock:
     def pause(self, why: str, hint: str) -> None:
         self.paused, self.hint = why, hint
 
-    def resume(self, workers: int) -> bool:
+    def resume(self, workers: int, now: float) -> bool:
         """Somebody says how many workers are wanted, and so that it can go on; whether it was paused."""
         was = bool(self.paused)
-        if was:
-            self.budget.forgive()
+        self.budget.forgive(now, nodes=was)
         self.wanted, self.paused, self.hint, self.chunk = workers, "", "", self.array
         self.tries, self.not_before, self.troubled = 0, 0.0, False
         return was

@@ -8,12 +8,12 @@
 #SBATCH --nodes=1
 #SBATCH --output=/scratch/someone/runs/v1.0_protein/logs/cpu-%A_%a.log
 #SBATCH --open-mode=append
-#SBATCH --no-requeue
+#SBATCH --requeue
 #SBATCH --account=m0000
 #SBATCH --qos=shared
 #SBATCH --constraint=cpu
 export STAFFA_STARTED=$(date +%s)
-module load python cudatoolkit
+module load cudatoolkit
 export JAX_ENABLE_X64=0
 export XLA_FLAGS='--xla_cpu_multi_thread_eigen=false --xla_dump_to='
 trap : TERM

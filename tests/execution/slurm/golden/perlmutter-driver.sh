@@ -13,5 +13,5 @@
 #SBATCH --qos=shared
 #SBATCH --constraint=cpu
 export STAFFA_STARTED=$(date +%s)
-module load python cudatoolkit
+module load cudatoolkit
 exec /home/someone/staffa/bin/python -m staffa resume /scratch/someone/runs/v1.0_protein

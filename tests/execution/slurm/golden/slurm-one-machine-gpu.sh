@@ -8,7 +8,7 @@
 #SBATCH --nodes=1
 #SBATCH --output=/scratch/someone/runs/v1.0_protein/logs/gpu-%A_%a.log
 #SBATCH --open-mode=append
-#SBATCH --no-requeue
+#SBATCH --requeue
 #SBATCH --gres=gpu:1
 #SBATCH --partition=gpu
 export STAFFA_STARTED=$(date +%s)

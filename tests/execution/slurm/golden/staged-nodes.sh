@@ -8,7 +8,7 @@
 #SBATCH --ntasks-per-node=1
 #SBATCH --output=/scratch/someone/runs/v1.0_protein/logs/gpu-%A_%a.log
 #SBATCH --open-mode=append
-#SBATCH --no-requeue
+#SBATCH --requeue
 #SBATCH --gres=gpu:4
 #SBATCH --exclusive
 #SBATCH --comment='it\'s mine'

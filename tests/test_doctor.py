@@ -1,0 +1,195 @@
+"""The doctor of this machine: each kind of failure is really there when it is found."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from staffa import doctor
+from staffa.campaign.machine import ClusterConfig
+from staffa.execution.slurm.probe import JAX_SECONDS, jax_facts, start_jax
+from staffa.views.checks import doctor_sheet
+from staffa.views.sheet import plain
+
+SLURM = {"kind": "slurm", "pools": {"cpu": {"workers": 2, "cores": 1}}}
+
+
+def test_a_healthy_machine(tmp_path, monkeypatch):
+    monkeypatch.setenv("STAFFA_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "cache").mkdir(mode=0o700)
+    checks = {check.what: check for check in doctor.examine(ClusterConfig(), tmp_path / "runs")}
+    order = ["Python", "packages", "imports", "JAX", "storage.root", "room", "compile cache", "graphviz"]
+    assert list(checks) == order
+    assert [name for name, check in checks.items() if check.result == "failed"] == []
+    assert "jitted function runs" in checks["JAX"].found and "cpu" in checks["JAX"].found
+    # Looking leaves nothing behind, not even the folder that campaigns will make.
+    assert [path.name for path in tmp_path.rglob("*")] == ["cache"]
+
+
+class TestPackages:
+    def test_an_older_one(self, tmp_path, monkeypatch):
+        installed(tmp_path, "duckdb", "0.1")
+        monkeypatch.syspath_prepend(tmp_path)
+        found = doctor.packages()
+        assert found.result == "failed" and "duckdb 0.1 is here, staffa needs duckdb>=" in found.found
+        assert found.mend.startswith(f"{sys.executable} -m pip install") and "'duckdb>=" in found.mend
+
+    def test_neighbours_that_do_not_fit(self, tmp_path, monkeypatch):
+        # JAX names the versions of jaxlib that go with it; Staffa does not.
+        installed(tmp_path, "jaxlib", "0.4.1")
+        monkeypatch.syspath_prepend(tmp_path)
+        assert "jaxlib 0.4.1 is here, jax needs jaxlib" in doctor.packages().found
+
+    def test_a_neighbour_that_needs_what_is_not_there(self, tmp_path, monkeypatch):
+        installed(tmp_path, "tornado", "99.0", "Requires-Dist: not-there-at-all>=3")
+        monkeypatch.syspath_prepend(tmp_path)
+        assert "not-there-at-all is missing, tornado needs not-there-at-all>=3" in doctor.packages().found
+
+    def test_one_that_breaks_at_import(self, tmp_path, monkeypatch):
+        (tmp_path / "duckdb.py").write_text("raise OSError('libduckdb.so: undefined symbol')")
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+        found = doctor.imports(doctor._importing())
+        assert (found.result, found.found) == ("failed", "duckdb: OSError: libduckdb.so: undefined symbol")
+        assert found.mend.endswith("--force-reinstall duckdb")
+
+    def test_one_that_kills_the_process(self, tmp_path, monkeypatch):
+        (tmp_path / "duckdb.py").write_text("import os; os.kill(os.getpid(), 11)")
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+        found = doctor.imports(doctor._importing())
+        assert found.result == "failed" and "code -11" in found.found
+
+
+class TestJax:
+    def test_a_platform_that_is_not_there(self, monkeypatch):
+        monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+        found = doctor.devices(start_jax(os.environ))
+        assert found.result == "failed" and "(JAX_PLATFORMS=cuda)" in found.found and "jax.devices()" in found.mend
+
+    def test_a_process_that_dies(self, tmp_path):
+        (tmp_path / "jax.py").write_text("import os; os.kill(os.getpid(), 11)")
+        found = jax_facts(start_jax({**os.environ, "PYTHONPATH": str(tmp_path)}), JAX_SECONDS)
+        assert found["devices"] == [] and "code -11" in found["error"]
+
+    def test_one_that_hangs(self, tmp_path):
+        (tmp_path / "jax.py").write_text("import time; time.sleep(600)")
+        process = start_jax({**os.environ, "PYTHONPATH": str(tmp_path)})
+        assert "hangs" in jax_facts(process, 1.0)["error"]
+        assert process.poll() is not None
+
+
+class TestStorage:
+    def test_a_file_in_its_place(self, tmp_path):
+        (tmp_path / "runs").touch()
+        found = doctor.folder(tmp_path / "runs")
+        assert found.result == "failed" and f"{tmp_path}/runs is no folder" in found.found
+        assert "--set storage.root=FOLDER" in found.mend
+
+    def test_a_folder_nobody_writes_to(self):
+        found = doctor.folder(Path("/proc/staffa/runs"))
+        assert found.result == "failed" and "/proc cannot be written" in found.found
+
+    def test_no_hard_links(self, tmp_path, monkeypatch):
+        def refuse(self, target):
+            raise PermissionError(1, "Operation not permitted")
+
+        monkeypatch.setattr(Path, "hardlink_to", refuse)
+        found = doctor.folder(tmp_path)
+        assert found.result == "failed" and "has no hard links (Operation not permitted)" in found.found
+        assert not list(tmp_path.iterdir())
+
+    def test_a_clock_of_its_own(self, tmp_path, monkeypatch):
+        now = doctor.time.time
+        monkeypatch.setattr(doctor.time, "time", lambda: now() + 90)
+        found = doctor.folder(tmp_path)
+        assert found.result == "warning" and "90 s behind this machine's" in found.found
+
+    def test_little_room(self, tmp_path):
+        disk = tmp_path / "disk"
+        disk.mkdir()
+        # Only the namespace of the process sees the small disk.
+        script = (
+            f"mount -t tmpfs -o size=8m,nr_inodes=50 tmpfs {disk} && exec {sys.executable} -c "
+            f'"from pathlib import Path; from staffa import doctor; print(doctor.room(Path({str(disk)!r})))"'
+        )
+        done = subprocess.run(["unshare", "--mount", "sh", "-c", script], capture_output=True, text=True)
+        if "doctor" not in done.stdout and "Check" not in done.stdout:
+            pytest.skip(f"no disk can be mounted here: {done.stderr.strip()[-200:]}")
+        assert "'failed'" in done.stdout and "49 inodes free" in done.stdout and "df -i" in done.stdout
+
+
+class TestCompileCache:
+    @pytest.mark.parametrize(("mode", "result"), [(0o777, "failed"), (0o755, "warning"), (0o700, "ok")])
+    def test_modes(self, tmp_path, monkeypatch, mode, result):
+        place = tmp_path / "cache"
+        place.mkdir()
+        place.chmod(mode)
+        monkeypatch.setenv("STAFFA_CACHE", str(place))
+        found = doctor.cache()
+        assert (found.result, found.mend) == (result, "" if result == "ok" else f"chmod 700 {place}")
+
+    @pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder away")
+    def test_somebody_elses(self, tmp_path, monkeypatch):
+        os.chown(tmp_path, 4321, -1)
+        monkeypatch.setenv("STAFFA_CACHE", str(tmp_path))
+        assert doctor.cache().result == "failed" and "belongs to somebody else" in doctor.cache().found
+
+    def test_where_nothing_can_be_written(self, monkeypatch):
+        monkeypatch.setenv("STAFFA_CACHE", "/proc/staffa-cache")
+        found = doctor.cache()
+        assert found.result == "failed" and "export STAFFA_CACHE=FOLDER" in found.mend
+
+
+def test_no_graphviz(monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    found = doctor.graphviz()
+    assert found.result == "warning" and "(dot)" in found.found and "apt install graphviz" in found.mend
+
+
+class TestCluster:
+    def test_not_on_a_slurm_host(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("PATH", "/nowhere")
+        facts = doctor.facts(doctor.examine(ClusterConfig.model_validate(SLURM), tmp_path))
+        last = facts["checks"][-1]
+        assert (last["where"], last["what"], last["result"]) == ("the cluster", "SLURM", "failed")
+        assert last["found"] == "there is no `scontrol` on this machine"
+        assert "login node" in last["mend"] and facts["exit_code"] == 3
+
+    def test_an_interface_that_is_not_there(self):
+        found = doctor.interface(ClusterConfig.model_validate({**SLURM, "interface": "hsn9"}))
+        assert found.result == "failed" and "'hsn9'" in found.found and "lo" in found.mend
+
+    def test_no_tls(self):
+        found = doctor.security(ClusterConfig.model_validate({**SLURM, "insecure": True}))
+        assert found.result == "warning" and "run code as you" in found.found
+
+    def test_too_few_open_files(self):
+        pools = {"cpu": {"workers": 10**9, "cores": 1}}
+        found = doctor.open_files(ClusterConfig.model_validate({**SLURM, "pools": pools}))
+        assert found.result == "warning" and "ulimit -n 4000000512" in found.mend
+
+    def test_outside_of_an_allocation(self):
+        assert doctor.allocation({}).result == "failed" and "salloc" in doctor.allocation({}).mend
+        given = {"SLURM_JOB_ID": "7", "CUDA_VISIBLE_DEVICES": "0,1"}
+        assert doctor.allocation(given).result == "ok"
+
+
+def test_the_sheet():
+    failed = doctor.Check("pool gpu on n1", "clock", "failed", "40 s\noff", "chronyc tracking")
+    facts = doctor.facts([doctor.Check("this machine", "Python", "ok", "3.11"), failed])
+    assert facts["exit_code"] == 3 and json.loads(json.dumps(facts)) == facts
+    lines = list(plain(doctor_sheet(facts)))
+    assert lines[0] == "2 checks: 1 failed"
+    assert lines[-2].split() == ["FAILED", "pool", "gpu", "on", "n1", "clock", "40", "s", "off"]
+    assert lines[-1] == "mend: pool gpu on n1, clock: chronyc tracking"
+
+
+def installed(folder, name, version, *lines):
+    """A package that says it is here, in front of the one that is."""
+    about = folder / f"{name}-{version}.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text(
+        "\n".join(["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}", *lines])
+    )
