@@ -16,7 +16,7 @@ from staffa.campaign.config import Declaration, load_frozen
 from staffa.campaign.config import load as load_declaration
 from staffa.errors import ClusterError, ConfigError, WorkspaceError
 from staffa.storage import control
-from staffa.storage.files import DISK
+from staffa.storage.files import DISK, read_json
 from staffa.storage.lease import Holder, Lease, read_lease
 from staffa.storage.ledger import Ledger, history, read_summary
 from staffa.storage.workspace import Workspace
@@ -313,12 +313,15 @@ def status(root: str | Path) -> dict[str, Any]:
     if not live and (not figures or "ended" not in (summary.get("run") or {})):
         # The driver died: its last summary is older than the last commit.
         figures |= _counted(workspace)
+    # A detached driver (or an heir) that is still in the queue.
+    waiting = None if live else read_json(workspace.driver_job)
     if not live:
         figures |= {"flying": 0, "rate": 0.0, "eta": None, "stopping": ""}
     return {
         "root": str(workspace.root),
         "live": live,
         "driver": f"{holder.host}:{holder.pid}" if holder is not None and live else None,
+        "driver_job": waiting.get("job") if isinstance(waiting, dict) else None,
         "figures": figures,
         **{k: v for k, v in summary.items() if k != "figures"},
     }
@@ -334,11 +337,29 @@ def watch(root: str | Path, every: float = 2.0) -> Iterator[dict[str, Any]]:
         time.sleep(every)
 
 
-def explain(root: str | Path, trial: str) -> dict[str, Any]:
-    """A trial's parameters, where it stands, its whole history, and why it waits or failed."""
-    from staffa.views.explain import explain_trial
+def explain(root: str | Path, trial: str, pool: str | None = None) -> dict[str, Any]:
+    """A trial's parameters, where it stands, its whole history, and why it waits or failed.
 
-    return explain_trial(Workspace.open(root), trial)
+    `explain(root, "pool", "gpu")` tells why a pool of workers is as it is.
+    """
+    from staffa.views.explain import explain_trial
+    from staffa.views.pools import explain_pool
+
+    workspace = Workspace.open(root)
+    if trial == "pool":
+        return explain_pool(workspace, pool or "")
+    if pool is not None:
+        raise ConfigError(f"{trial!r}, {pool!r}: one trial is explained at a time", f"staffa explain {root} {trial}")
+    return explain_trial(workspace, trial)
+
+
+def usage(root: str | Path) -> dict[str, Any]:
+    """Node-hours and GPU-hours: useful, compiling, waiting, lost; and what the site's accounting says."""
+    from staffa.execution.slurm.driver import accounted
+    from staffa.views.usage import usage_facts
+
+    workspace = Workspace.open(root)
+    return usage_facts(workspace, lambda pools, since: accounted(workspace, pools, since))
 
 
 def events(root: str | Path) -> Iterator[dict[str, Any]]:

@@ -255,15 +255,29 @@ def retry(run: RunFolder, as_json: Json = False, debug: Debug = False) -> None:
 @app.command()
 def explain(
     run: RunFolder,
-    trial: Annotated[str, typer.Argument(help="Its index, or the beginning of its digest.")],
+    trial: Annotated[str, typer.Argument(help="Its index, the beginning of its digest, or the word pool.")],
+    pool: Annotated[str | None, typer.Argument(metavar="NAME", help="After pool: which.", show_default=False)] = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Tell why a trial waits or failed, and its story."""
-    from staffa import api
-    from staffa.views import report
+    """Tell why a trial waits or failed, and its story.
 
-    _say(api.explain(run, trial), report.explain_sheet, as_json)
+    `staffa explain RUN pool gpu`: what is the matter with a pool of workers.
+    """
+    from staffa import api
+    from staffa.views import pools, report
+
+    facts = api.explain(run, trial, pool)
+    _say(facts, pools.pool_sheet if "pool" in facts else report.explain_sheet, as_json)
+
+
+@app.command()
+def usage(run: RunFolder, as_json: Json = False, debug: Debug = False) -> None:
+    """Show node-hours and GPU-hours: useful, waiting, lost."""
+    from staffa import api
+    from staffa.views.usage import usage_sheet
+
+    _say(api.usage(run), usage_sheet, as_json)
 
 
 @app.command()

@@ -139,8 +139,7 @@ def python() -> Check:
     from packaging.specifiers import SpecifierSet
 
     found = f"{platform.python_version()} ({sys.executable})"
-    about = metadata.metadata("staffa")
-    needs = about["Requires-Python"] if "Requires-Python" in about else ""
+    needs = metadata.metadata("staffa")["Requires-Python"] or ""
     if platform.python_version() not in SpecifierSet(needs):
         return Check(HERE, "Python", FAILED, f"{found}; Staffa needs {needs}", "install a newer Python")
     return Check(HERE, "Python", OK, found)

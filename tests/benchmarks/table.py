@@ -114,6 +114,15 @@ def cooling(rounds: int, trials: int) -> list[tuple[str, str, str]]:
     return [("consolidation / plain pyarrow write", f"{plain / ours:.2f} ({ours:.2f} s / {plain:.2f} s)", "0.7")]
 
 
+def slurm() -> list[tuple[str, str, str]]:
+    """From `staffa run` to the first sample on an idle SLURM, against a plain array; empty without SLURM."""
+    found = script("startup.py")
+    if "skipped" in found:
+        return [("run to first sample on SLURM", f"not measured: {found['skipped']}", "3 s behind")]
+    seconds = f"{found['behind']:.1f} s ({found['ours']:.1f} s / {found['plain']:.1f} s)"
+    return [("run to first sample on SLURM, behind a plain array", seconds, "3 s")]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=5)
@@ -124,6 +133,7 @@ def main() -> None:
     rows += cooling(min(given.rounds, 3), given.trials)
     rows += planning()
     rows += looking()
+    rows += slurm()
     width = max(len(name) for name, _, _ in rows)
     print(f"{'figure':{width}}  {'measured':32}  must reach")
     for name, value, limit in rows:

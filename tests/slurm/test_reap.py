@@ -1,4 +1,4 @@
-"""`staffa cluster reap` on a real SLURM: jobs nobody drives are found by campaign and cancelled, no other is touched."""
+"""`staffa cluster reap` on a real SLURM: jobs nobody drives are found by campaign and cancelled, no others."""
 
 import dataclasses
 import json

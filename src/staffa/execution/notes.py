@@ -127,5 +127,6 @@ def worker_left(member: Member, departure: Departure, since: float, lost_seconds
         **asdict(member),
         "reason": departure.reason,
         "expected": departure.expected,
+        "certain": departure.certain,
         "lost": round(lost_seconds, 3),
     }

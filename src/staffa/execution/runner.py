@@ -337,7 +337,7 @@ class Runner:
     def _came_back(self, flight: Flight, receipt: Mapping[str, Any]) -> None:
         self.crew.told(flight.member, self.clock())
         if flight.is_seal:
-            self.sealing.sealed(flight.part, receipt)
+            self.sealing.sealed(flight.part, flight.member.address, receipt)
             return
         self.pace.note(flight.batch[0], flight.member.pool, receipt["device"], receipt["computed"], receipt["seconds"])
         if receipt["yielded"] is None:

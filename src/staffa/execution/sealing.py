@@ -77,7 +77,7 @@ class Sealing:
         self._errors[number] += fault
         return self._errors[number]
 
-    def sealed(self, number: int, receipt: Mapping[str, Any]) -> None:
+    def sealed(self, number: int, worker: str, receipt: Mapping[str, Any]) -> None:
         """A seal came back: enter the part, or do damaged batches again."""
         part = self.plan.parts[number]
         damaged = receipt.get("damaged")
@@ -93,7 +93,7 @@ class Sealing:
         if not receipt["files"]:
             self.archive.sealed.setdefault(part.name, [])
         told = {name: receipt[name] for name in ("part", "rows", "trials", "bytes", "seconds")}
-        self.chronicle.note({"event": "part_sealed", **told})
+        self.chronicle.note({"event": "part_sealed", "worker": worker, **told})
         self.chronicle.go_on()
 
     def _unsealed(self, number: int) -> bool:

@@ -70,6 +70,8 @@ class Work:
     """The segment another worker is to go on with: the time left here did not suffice."""
     latest: float = 0.0
     """Seconds the last piece of it took on the device."""
+    spent: Mapping[str, float] = field(default_factory=dict)
+    """Seconds by kind, of a batch that was yielded."""
     sums: list[list[int]] = field(default_factory=list)
     """Checksums of these segments' shards, one for each output."""
     started: float = 0.0
@@ -132,7 +134,8 @@ def must_yield(seconds: float) -> bool:
 
 
 def _yielding(work: Work, segment: int) -> Work:
-    return replace(work, yielded=segment, carried=None, outputs={})
+    spent = dict(work.carried.seconds) if work.carried is not None else {}
+    return replace(work, yielded=segment, spent=spent, carried=None, outputs={})
 
 
 def write(work: Work, segment: int, before: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -175,7 +178,8 @@ def commit(work: Work, written: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         return _receipt(bench, work, store.status(order.batch), 0, {}, duplicate=True)
     if work.yielded is not None:
         size = sum(piece["bytes"] for piece in written)
-        return _receipt(bench, work, np.zeros(0, np.uint8), size, {"compile": work.compiled[1]})
+        seconds = {**work.spent, "compile": work.compiled[1], "write": sum(piece["seconds"] for piece in written)}
+        return _receipt(bench, work, np.zeros(0, np.uint8), size, seconds)
     status = _status(bench, work)
     sums = np.array(written[-1]["sums"], np.uint32)
     store.commit(order.batch, status, sums, _trial_seconds(work, store))
@@ -183,7 +187,7 @@ def commit(work: Work, written: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     carried = work.carried.seconds if work.carried is not None else {}
     seconds = {**carried, "compile": work.compiled[1], "write": sum(piece["seconds"] for piece in written)}
     if work.loop is not None:
-        seconds["sample"] = float(work.loop.trial_seconds.sum())
+        seconds["sample"] = work.loop.spent
     seconds["commit"] = time.perf_counter() - started
     receipt = _receipt(bench, work, status, sum(piece["bytes"] for piece in written), seconds)
     receipt["cpu"] = {"write": sum(piece["cpu"] for piece in written), "commit": time.thread_time() - cpu}
@@ -332,7 +336,7 @@ def _simulate(bench: Bench, work: Work) -> Work:
     lanes = np.flatnonzero(loop.outcomes == Outcome.MISSING)
     loop.run([int(lane) for lane in lanes], guard, progressed)
     if (loop.outcomes == Outcome.MISSING).any():
-        return replace(work, yielded=0, loop=None)
+        return replace(work, yielded=0, loop=None, spent={"sample": loop.spent})
     return replace(work, outputs=loop.outputs)
 
 

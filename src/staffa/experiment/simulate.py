@@ -85,6 +85,8 @@ class Loop:
         self.outcomes = np.full(rows, Outcome.MISSING, np.uint8)
         self.messages: dict[int, str] = {}
         self.trial_seconds = np.zeros(rows, np.float32)
+        self.spent = 0.0
+        """Seconds of the trials performed here; others may come from a checkpoint."""
         self.outputs: dict[str, Row] = {}
         for output in schema.outputs:
             chains = (output.chains,) if output.chains else ()
@@ -101,6 +103,7 @@ class Loop:
                     with guard([lane]):
                         self._perform(lane)
                     self.trial_seconds[lane] = time.perf_counter() - started
+                    self.spent += float(self.trial_seconds[lane])
                     if not progressed():
                         return
 

@@ -102,12 +102,27 @@ def plan_sheet(facts: Facts) -> Sheet:
         "archive": f"{number(facts['parts'], 'part')}, {_partitioned(facts)}",
         "outputs": f"{size(facts['bytes'])} before compression",
         "inodes": inodes,
+        **_machine_lines(facts.get("cluster") or {}),
     }
     shown = facts["partitions"][:GROUPS]
     rest = len(facts["partitions"]) - len(shown)
     notes = [f"… and {number(rest, 'more group')}"] if rest else []
     notes.append("nothing is refused, nothing was written; next: " + facts["next"])
     return Sheet(facts["root"], lines, _group_grid(shown), notes)
+
+
+def _machine_lines(cluster: Facts) -> dict[str, str]:
+    """What SLURM would be asked for, and whether it would give it."""
+    lines = {}
+    for name, pool in cluster.get("pools", {}).items():
+        each = f"{number(pool['nodes'], 'node')}" + (f" with {number(pool['gpus'], 'GPU')}" if pool["gpus"] else "")
+        jobs = f"{number(pool['jobs'], 'job')} of {each}, {pool['walltime']}"
+        lines[f"pool {name}"] = f"{number(pool['workers'], 'worker')} in {jobs}; {' and '.join(pool['work'])}"
+    if cluster.get("unchecked"):
+        lines["slurm"] = f"limits not checked: {cluster['unchecked']}"
+    elif cluster:
+        lines["slurm"] = f"{cluster['slurm']} would take these jobs"
+    return lines
 
 
 def _partitioned(facts: Facts) -> str:

@@ -13,6 +13,8 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
 
 from staffa.campaign.config import Declaration
 from staffa.campaign.machine import DRIVER, ClusterConfig, driver_shape
@@ -117,6 +119,15 @@ def watch_end(stop: Stop, ends: float | None) -> None:
         left = ends - time.time()
         margin = min(max(SHARE * left, MARGIN_SECONDS[0]), MARGIN_SECONDS[1])
         stop.hand_over_at, stop.leave_at = ends - margin, ends - margin / 3
+
+
+def accounted(
+    workspace: Workspace, pools: Sequence[str], since: float, slurm: Slurm | None = None
+) -> list[dict[str, Any]] | None:
+    """What the site's accounting says of the jobs of these pools; None where nobody can tell."""
+    launch = Launch(workspace.root, workspace.root.name, sys.executable)
+    found = (slurm or Slurm()).history([job_name(launch, pool) for pool in pools], since)
+    return None if found is None else [asdict(past) for past in found]
 
 
 def job_over(job: str, slurm: Slurm | None = None) -> bool:

@@ -28,7 +28,8 @@ from staffa.storage.lease import Holder, Lease, read_lease
 from staffa.storage.workspace import Workspace
 
 COLUMNS = ("ArrayJobID", "ArrayTaskID", "JobID", "State", "Name", "StdOut")
-LEAVING = "COMPLETING"
+GOING = OVER | {"COMPLETING"}
+"""States of jobs that hold nothing, or soon will not."""
 NAME = re.compile(r"staffa-.+-[0-9a-f]{6}")
 
 
@@ -83,10 +84,10 @@ def reap(run: Path | str | None = None, *, dry_run: bool = False, call: Call = r
     """
     named = _absolute(run) if run is not None else None
     listed = queue(call)
-    found, foreign = holdings(listed, named)
+    found, foreign = holdings(listed)
     if named is not None:
         found = [holding for holding in found if _same(holding.root, named)]
-    numbers = {job.number for job in listed if job.state != LEAVING} | {job.id for job in listed}
+    numbers = {job.number for job in listed}
     judged = [judge(holding, numbers, named=named is not None) for holding in found]
     if not dry_run:
         slurm = Slurm(call)
@@ -95,7 +96,7 @@ def reap(run: Path | str | None = None, *, dry_run: bool = False, call: Call = r
 
 
 def queue(call: Call = run_command) -> list[Listed]:
-    """squeue, once: everything of this user's that is not over."""
+    """squeue, once: everything of this user's that waits or runs."""
     # No widths: a field that ends in a word of its own is as long as it has to be.
     argv = ["squeue", "--me", "-h", "-r", "-t", "all", "-O", ",".join(f"{name}:|" for name in COLUMNS)]
     answer = call(argv, None)
@@ -104,24 +105,20 @@ def queue(call: Call = run_command) -> list[Listed]:
     rows = [line.rstrip().removesuffix("|").split("|", len(COLUMNS) - 1) for line in answer.out.splitlines()]
     found = []
     for row in rows:
-        if len(row) == len(COLUMNS) and row[3] not in OVER:
+        if len(row) == len(COLUMNS) and row[3] not in GOING:
             array, task, number, state, name, output = row
             found.append(Listed(f"{array}_{task}" if task.isdigit() else array, number, state, name, output))
     return found
 
 
-def holdings(listed: Sequence[Listed], named: Path | None = None) -> tuple[list[Holding], list[str]]:
-    """Campaigns with jobs in the queue, and names of jobs that only look like ours.
-
-    Arguments:
-    - `named`: a folder to be reckoned with, whatever the logs' places say.
-    """
+def holdings(listed: Sequence[Listed]) -> tuple[list[Holding], list[str]]:
+    """Campaigns with jobs in the queue, and names of jobs that only look like ours."""
     found: dict[tuple[Path, str], dict[str, list[Listed]]] = {}
     foreign: set[str] = set()
     for job in listed:
         if not NAME.fullmatch(job.name):
             continue
-        place = _place(job, named)
+        place = _place(job)
         if place is None:
             foreign.add(job.name)
             continue
@@ -134,7 +131,7 @@ def judge(holding: Holding, numbers: set[str], *, named: bool = False) -> Holdin
     """Say whether anybody drives a campaign, or will.
 
     Arguments:
-    - `numbers`: of all jobs of this user's that are not over.
+    - `numbers`: of all jobs of this user's that wait or run.
     - `named`: the user named this campaign.
     """
     orphan, why = _verdict(holding, numbers, named)
@@ -152,7 +149,7 @@ def _verdict(holding: Holding, numbers: set[str], named: bool) -> tuple[bool, st
         holder = read_lease(Workspace(root).lease)
     except OSError as error:
         return False, f"its folder cannot be read: {error.strerror}"
-    drivers = [job for job in holding.jobs.get(DRIVER, ()) if job.state != LEAVING]
+    drivers = holding.jobs.get(DRIVER, ())
     if drivers:
         return False, f"its driver is job {drivers[0].id} ({drivers[0].state})"
     if holder is None:
@@ -180,14 +177,14 @@ def _cancelled(holding: Holding, slurm: Slurm, numbers: set[str]) -> Holding:
                 except WorkspaceError as error:
                     return replace(holding, orphan=False, why=error.message)
                 stack.enter_context(lease)
-        slurm.cancel(job.id for jobs in holding.jobs.values() for job in jobs if job.state != LEAVING)
+        slurm.cancel(holding.ids)
     return replace(holding, cancelled=True)
 
 
 # --- whose job -------------------------------------------------------------------------------------
 
 
-def _place(job: Listed, named: Path | None) -> tuple[Path, str, str] | None:
+def _place(job: Listed) -> tuple[Path, str, str] | None:
     """Folder, pool and title of a job; None where name and log do not belong together."""
     folder, slash, file = job.output.rpartition("/logs/")
     pool = re.fullmatch(r"(.+)-(%A_%a|%j|\d+_\d+|\d+)\.log", file)
@@ -195,18 +192,16 @@ def _place(job: Listed, named: Path | None) -> tuple[Path, str, str] | None:
         return None
     # The title in `staffa-<title>-<pool>-<6 hexadecimal digits>`.
     title = job.name.removeprefix("staffa-")[: -len(f"-{pool[1]}-000000")]
-    for root in _candidates(folder, named):
+    for root in _candidates(folder):
         if title and job_name(Launch(root, title, ""), pool[1]) == job.name:
             return root, pool[1], title
     return None
 
 
-def _candidates(folder: str, named: Path | None) -> Iterator[Path]:
+def _candidates(folder: str) -> Iterator[Path]:
     """The folder as squeue has it: a pattern, in which `%%` is a `%`, or what newer releases made of it."""
     yield Path(folder)
     yield Path(folder.replace("%%", "%"))
-    if named is not None:
-        yield named
 
 
 def _absolute(path: Path | str) -> Path:

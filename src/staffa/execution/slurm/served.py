@@ -24,6 +24,10 @@ from staffa.execution.slurm.worker import versions
 from staffa.storage.files import read_json, write_aside
 from staffa.storage.workspace import Workspace
 
+UNASKED = {"distributed.client.scheduler-info-interval": "1000 days"}
+"""The client asks now and then who the scheduler is, without its workers, and shows that answer to
+whoever has just asked for them: to the driver all workers would seem to have left."""
+
 
 @contextlib.contextmanager
 def served(workspace: Workspace, machine: ClusterConfig) -> Iterator[tuple[Client, Any]]:
@@ -42,7 +46,7 @@ def served(workspace: Workspace, machine: ClusterConfig) -> Iterator[tuple[Clien
         # The page has no login: it stays on this host, and is reached through ssh.
         "dashboard_address": f"127.0.0.1:{machine.dashboard_port if machine.dashboard else 0}",
     }
-    with dask.config.set(SETTINGS), quiet(workspace), warnings.catch_warnings():
+    with dask.config.set({**SETTINGS, **UNASKED}), quiet(workspace), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Port .* is already in use")
         try:
             cluster = SpecCluster(
@@ -64,14 +68,6 @@ def served(workspace: Workspace, machine: ClusterConfig) -> Iterator[tuple[Clien
             _withdraw(workspace, address)
             with contextlib.suppress(Exception):
                 cluster.close(timeout=10)
-
-
-def tunnel(link: str, machine: ClusterConfig) -> str:
-    """How to reach the dashboard from a desk."""
-    if not machine.dashboard or not link:
-        return ""
-    port = link.split(":")[2].split("/")[0]
-    return f"ssh -N -L {port}:127.0.0.1:{port} {socket.gethostname()}, then http://127.0.0.1:{port}/status"
 
 
 def _publish(workspace: Workspace, address: str, *, secure: bool) -> None:
