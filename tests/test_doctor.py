@@ -1,6 +1,7 @@
 """The doctor of this machine: each kind of failure is really there when it is found."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -9,8 +10,11 @@ from pathlib import Path
 import pytest
 
 from staffa import doctor
-from staffa.campaign.machine import ClusterConfig
-from staffa.execution.slurm.probe import JAX_SECONDS, jax_facts, start_jax
+from staffa.campaign.machine import ClusterConfig, shapes
+from staffa.execution.slurm import findings
+from staffa.execution.slurm.commands import Limits
+from staffa.execution.slurm.probe import JAX_SECONDS, Talk, jax_facts, start_jax
+from staffa.execution.slurm.probing import Sight
 from staffa.views.checks import doctor_sheet
 from staffa.views.sheet import plain
 
@@ -184,6 +188,76 @@ def test_the_sheet():
     assert lines[0] == "2 checks: 1 failed"
     assert lines[-2].split() == ["FAILED", "pool", "gpu", "on", "n1", "clock", "40", "s", "off"]
     assert lines[-1] == "mend: pool gpu on n1, clock: chronyc tracking"
+
+
+class TestNodes:
+    """Judgements on what a probe cannot see on every machine: `tests/slurm` has the probes themselves."""
+
+    MACHINE = ClusterConfig.model_validate({"kind": "slurm", "pools": {"gpu": {"workers": 2, "gpus": 2}}})
+
+    @pytest.mark.parametrize(
+        ("given", "kinds", "result", "words"),
+        [
+            ("0,1", ["A100", "A100"], "ok", "JAX sees 2 x A100"),
+            ("0,1", ["A100"], "failed", "but JAX sees 1 x A100"),
+            ("0,1", [], "failed", "but JAX sees no GPU, only cpu"),
+            ("1", ["A100"], "failed", "cluster.pools.gpu.gpus wants 2"),
+            (None, [], "failed", "SLURM gave CUDA_VISIBLE_DEVICES=None"),
+        ],
+    )
+    def test_devices(self, tmp_path, given, kinds, result, words):
+        seen = [{"platform": "gpu", "kind": kind} for kind in kinds] or [{"platform": "cpu", "kind": "cpu"}]
+        jax = {"devices": seen, "error": "", "jax": "0.10.2", "plugins": ["jax-cuda12-plugin 0.10.2"]}
+        found = self.judged(findings.devices, tmp_path, given=given, jax=jax, platforms="")
+        assert found.result == result and words in found.found
+
+    @pytest.mark.parametrize(
+        ("ahead", "result", "words"),
+        [
+            ((-0.1, 0.2), "ok", "0.1 s"),
+            ((2.5, 2.7), "warning", "2.6 s ahead of"),
+            ((-9.0, -3.0), "warning", "6.0 s behind this machine's (± 3.0 s)"),
+            ((-1.0, 9.0), "ok", "± 5.0 s"),  # it need not be off
+            ((-90.0, -80.0), "failed", "taken for dead"),
+            ((-math.inf, 1.0), "warning", "not known"),
+        ],
+    )
+    def test_clocks(self, tmp_path, ahead, result, words):
+        found = self.judged(findings.clock, tmp_path, ahead=ahead)
+        assert found.result == result and words in found.found
+
+    def test_the_driver_is_not_heard(self, tmp_path):
+        found = self.judged(findings.workspace, tmp_path, heard={"words": 0, "torn": 0, "behind": None}, links="")
+        assert found.result == "failed" and "not seen on the node" in found.found
+
+    def test_a_write_seen_half_done(self, tmp_path):
+        one, two = Talk(tmp_path / "a", tmp_path / "b"), Talk(tmp_path / "b", tmp_path / "a")
+        assert one.hear() is None and one.torn == 0  # nobody has said anything yet
+        two.say({"node": "n1"})
+        assert one.hear()["node"] == "n1"
+        whole = (tmp_path / "b").read_bytes()
+        (tmp_path / "b").write_bytes(whole[:4096])
+        assert one.hear() is None and one.torn == 1
+        (tmp_path / "b").unlink()
+        assert one.hear() is None and one.torn == 2
+        heard = {"words": 20, "torn": 0, "behind": 0.1}
+        found = self.judged(findings.workspace, tmp_path, talk=one, heard=heard, links="")
+        assert found.result == "failed" and "2 of 21 renames were seen half done" in found.found
+
+    def judged(self, judge, folder, *, talk=None, ahead=(0.0, 0.0), **facts):
+        sight = Sight(
+            0, talk or Talk(folder / "own", folder / "other"), {"executable": "/python", **facts}, ahead=ahead
+        )
+        return judge("pool gpu on n1", sight, shapes(self.MACHINE)["gpu"], self.MACHINE)
+
+
+def test_limits_on_jobs():
+    machine = ClusterConfig.model_validate(SLURM)
+    assert doctor.submissions(machine, Limits("24.05", 1001, None, False)).result == "ok"
+    assert doctor.submissions(machine, Limits("24.05", 1001, 4, True)).result == "ok"
+    found = doctor.submissions(machine, Limits("24.05", 100, 3, True))
+    assert found.result == "warning" and "arrays of up to 100" in found.found
+    assert "3 jobs queued at once (MaxSubmitJobs); 2 are wanted, and 2 for a driver" in found.found
 
 
 def installed(folder, name, version, *lines):

@@ -146,6 +146,7 @@ def run(
         options["cluster"] = cluster
     elif cluster is not None:
         client = cluster.get_client()
+    _check_detachable(detach, client)
     campaign = _campaign(campaign, options)
     workspace = Workspace(campaign.root.absolute())
     resumed, prepared = workspace.is_planned, None
@@ -170,7 +171,7 @@ def run(
                 progress=progress,
             )
             return Run(workspace.root, ended, resumed)
-    return _detached(workspace, campaign.declaration, client, accept_code_change, resumed)
+    return _detached(workspace, campaign.declaration, accept_code_change, resumed)
 
 
 def resume(
@@ -192,6 +193,7 @@ def resume(
     """
     from staffa.execution.prepare import check_unchanged
 
+    _check_detachable(detach, client)
     workspace = Workspace.open(root)
     declaration = load_frozen(workspace.campaign_yaml, directory=workspace.code, cluster=cluster, overrides=tuple(set))
     check_unchanged(declaration, workspace)
@@ -210,7 +212,7 @@ def resume(
                 progress=progress,
             )
             return Run(workspace.root, ended, resumed=True)
-    return _detached(workspace, declaration, client, accept_code_change, True)
+    return _detached(workspace, declaration, accept_code_change, True)
 
 
 def drive(
@@ -445,6 +447,14 @@ def _located(declaration: Declaration) -> Iterator[None]:
         raise declaration.located(error) from None
 
 
+def _check_detachable(detach: bool, client: Any) -> None:
+    if detach and client is not None:
+        raise ConfigError(
+            "detach: a live client or cluster object ends with this process",
+            'give a cluster config instead: cluster="slurm-gpu"',
+        )
+
+
 def _check_machine(workspace: Workspace, declaration: Declaration, detached: bool) -> None:
     """Refuse a machine that could never run this, before anything is written."""
     if declaration.campaign.cluster.kind == "slurm":
@@ -529,15 +539,10 @@ def _drive(
         return drive(workspace, declaration, lease, client, accept, heard, seal=seal, heirs=heirs)
 
 
-def _detached(workspace: Workspace, declaration: Declaration, client: Any, accept: bool, resumed: bool) -> Run:
+def _detached(workspace: Workspace, declaration: Declaration, accept: bool, resumed: bool) -> Run:
     """Let a driver of its own go on: a small SLURM job, or a process without a terminal."""
     from staffa.execution.drive import detach
 
-    if client is not None:
-        raise ConfigError(
-            "detach: a live client or cluster object ends with this process",
-            'give a cluster config instead: cluster="slurm-gpu"',
-        )
     detach(workspace, declaration, accept)
     return Run(workspace.root, None, resumed)
 

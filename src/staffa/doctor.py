@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -95,15 +96,14 @@ def examine(
     - `patience`: seconds a probe job may wait in the queue.
     - `tell`: told what is being waited for.
     """
-    yield from this_machine(storage.absolute())
+    storage = storage.expanduser().absolute()
+    yield from this_machine(storage)
     if machine.kind == "allocation":
         yield allocation(os.environ)
     elif machine.kind == "slurm":
         from staffa.execution.slurm.commands import Slurm
 
-        yield from the_cluster(
-            machine, storage.absolute(), worker_environment(x64, prng), patience, tell, slurm or Slurm()
-        )
+        yield from the_cluster(machine, storage, worker_environment(x64, prng), patience, tell, slurm or Slurm())
 
 
 def facts(checks: Iterable[Check]) -> dict[str, Any]:
@@ -373,8 +373,12 @@ def the_cluster(
     for check, pool in requests(machine, storage, environment, limits, slurm):
         yield check
         possible += [pool] if check.result != FAILED and pool != DRIVER else []
-    if network.result != FAILED and possible and _writable(storage):
-        yield from _probed(machine, possible, storage, environment, patience, tell, slurm)
+    if not possible or network.result == FAILED:
+        yield Check(
+            CLUSTER, "probe jobs", WARNING, "none handed in, since the above would stop them", "mend that first"
+        )
+        return
+    yield from _probed(machine, possible, storage, environment, patience, tell, slurm)
 
 
 def controller(limits: Limits) -> Check:
@@ -440,21 +444,22 @@ def requests(
     # The log's folder need not be there: nothing is started.
     launch = Launch(storage / "v1_campaign", "v1_campaign", sys.executable, environment, machine.reconnect)
     for name, shape in shapes(machine).items():
-        yield _request(f"pool {name}", shape, limits, slurm, lambda shape: job_script(shape, launch)), name
+        yield _request(f"pool {name}", shape, limits, slurm, partial(job_script, shape, launch)), name
     driver = driver_shape(machine)
-    script = driver_script(driver, launch, ("-m", "staffa"))
-    yield _request(DRIVER, driver, limits, slurm, lambda shape: script), DRIVER
+    check = _request(DRIVER, driver, limits, slurm, partial(driver_script, driver, launch, ("-m", "staffa")))
+    if check.result == FAILED:
+        check = dataclasses.replace(check, result=WARNING, found=f"{check.found} (only --detach needs it)")
+    yield check, DRIVER
 
 
-def _request(where: str, shape: JobShape, limits: Limits, slurm: Slurm, script: Callable[[JobShape], str]) -> Check:
+def _request(where: str, shape: JobShape, limits: Limits, slurm: Slurm, script: Callable[[], str]) -> Check:
     from staffa.execution.slurm.commands import Refused
     from staffa.execution.slurm.preflight import _fits
     from staffa.execution.slurm.script import walltime
 
-    asked = f"{_asked(shape)}, {walltime(shape.walltime)}"
     try:
         _fits("cluster.driver" if where == DRIVER else f"cluster.pools.{shape.pool}", shape, limits)
-        slurm.test(script(shape), 0 if where == DRIVER else 1)
+        slurm.test(script(), 0 if where == DRIVER else 1)
     except Refused as error:
         away = _away(shape, slurm)
         if away:
@@ -462,7 +467,7 @@ def _request(where: str, shape: JobShape, limits: Limits, slurm: Slurm, script: 
         return Check(where, "request", FAILED, error.message, error.hint)
     except StaffaError as error:
         return Check(where, "request", FAILED, error.message, error.hint)
-    return Check(where, "request", OK, f"{asked}: sbatch --test-only agrees")
+    return Check(where, "request", OK, f"{_asked(shape)}, {walltime(shape.walltime)}: sbatch --test-only agrees")
 
 
 def _away(shape: JobShape, slurm: Slurm) -> str:
@@ -485,10 +490,6 @@ def _asked(shape: JobShape) -> str:
     return f"{jobs:,} x {shape.nodes} node{several} with {gpus}{cores}, {gibibytes(shape.memory)}"
 
 
-def _writable(storage: Path) -> bool:
-    return os.access(_nearest(storage), os.W_OK | os.X_OK) and _nearest(storage).is_dir()
-
-
 def _probed(
     machine: ClusterConfig,
     pools: Sequence[str],
@@ -505,7 +506,10 @@ def _probed(
     try:
         visited = visits(machine, pools, storage, environment, patience=patience, tell=tell, slurm=slurm)
     except StaffaError as error:
-        yield Check(CLUSTER, "driver", FAILED, error.message, error.hint)
+        yield Check(CLUSTER, "probe jobs", FAILED, error.message, error.hint)
+        return
+    except OSError as error:
+        yield Check(CLUSTER, "probe jobs", FAILED, str(error), "make room, or --set storage.root=FOLDER")
         return
     for visit in visited:
         yield from judged(visit, found[visit.pool], machine)

@@ -10,16 +10,31 @@ import pytest
 
 from staffa import doctor
 from staffa.campaign.machine import ClusterConfig
+from staffa.execution.slurm.commands import Slurm
+from staffa.execution.slurm.reap import reap
+from staffa.experiment.environment import worker_environment
 
 pytestmark = pytest.mark.slurm
 
 COMMON = {"cores": 1, "memory": "1GiB"}
+ENVIRONMENT = worker_environment(False, "threefry2x32")
 DRIVER = {"cores": 1, "memory": "1GiB", "partition": "cpu"}
 
 
 def test_healthy_pools(machine, tmp_path):
     told = []
-    checks = examined(config(gpu={"gpus": 1}, cpu={"nodes": 2}), tmp_path / "runs", told)
+    container = executable(tmp_path / "container", f'touch {tmp_path}/contained; exec "$@"')
+    staged = executable(
+        tmp_path / "environment" / "bin" / "python", f'touch {tmp_path}/staged; exec {sys.executable} "$@"'
+    )
+    gpu = {
+        "gpus": 1,
+        "prologue": [f"touch {tmp_path}/prologue"],
+        "container": str(container),
+        "stage": {"from": str(staged.parents[1]), "to": f"{tmp_path}/node disk"},
+    }
+    checks = examined(config(gpu=gpu, cpu={"nodes": 2}), tmp_path / "runs", told)
+    assert all((tmp_path / name).exists() for name in ("prologue", "contained", "staged"))
     failed = [(check.where, check.what) for check in checks.values() if check.result == "failed"]
     # These nodes have GPUs as far as SLURM goes, and no further.
     (gpu,) = {where for where, what in checks if what == "devices" and where.startswith("pool gpu on")}
@@ -57,6 +72,7 @@ def test_broken_pools(machine, tmp_path):
         "island": {"container": "unshare --net", "environment": {"TMPDIR": "/proc"}},
         "huge": {"gpus": 8, "cores": 8},
         "long": {"partition": "short"},
+        "away": {"interface": "hsn9"},
         "lost": {"partition": "gpux"},
     }
     checks = examined(config(**pools), tmp_path / "runs")
@@ -79,6 +95,9 @@ def test_broken_pools(machine, tmp_path):
     assert checks[island, "driver to node"].result == "failed"
     assert "cluster.pools.island.interface" in checks[island, "driver to node"].mend
     assert checks[island, "workspace"].result == "ok"
+
+    away = f"pool away on {node_of(checks, 'away')}"
+    assert "hsn9" in checks[away, "driver to node"].found and checks[away, "node to driver"].result == "ok"
 
     assert "cluster.pools.huge.gpus: 8" in checks["pool huge", "request"].found
     assert "cluster.pools.long.walltime" in checks["pool long", "request"].found
@@ -103,7 +122,7 @@ def test_refused_by_sbatch(machine, tmp_path):
     checks = examined(config(cpu={"account": "nobody", "constraint": "quantum"}), tmp_path / "runs")
     request = checks["pool cpu", "request"]
     assert request.result == "failed" and "feature" in request.found.lower() and "constraint" in request.mend
-    assert ("pool cpu", "probe job") not in checks
+    assert checks["the cluster", "probe jobs"].found.startswith("none handed in")
 
 
 def test_the_controller_is_down(machine, tmp_path):
@@ -117,6 +136,30 @@ def test_the_controller_is_down(machine, tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted(machine, tmp_path, number):
     """Ctrl-C while the job waits: it is cancelled, and no file remains."""
+    process = waiting_doctor(machine, tmp_path / "runs")
+    process.send_signal(number)
+    _, err = process.communicate(timeout=90)
+    assert process.returncode != 0 and b"KeyboardInterrupt" in err
+    assert nothing_left(machine, tmp_path / "runs")
+
+
+def test_killed(machine, tmp_path):
+    """What a doctor could not clear away itself is found by `reap`, and cleared by the next."""
+    process = waiting_doctor(machine, tmp_path / "runs")
+    process.kill()
+    process.wait()
+    (found,) = reap(dry_run=True)["campaigns"]
+    assert (found["title"], found["orphan"], list(found["pools"])) == ("doctor", True, ["cpu"])
+    (left,) = (tmp_path / "runs").iterdir()
+    assert str(left) == found["root"]
+    examined(config(cpu={}), tmp_path / "runs", patience=1)
+    assert not left.exists()
+    assert [one["cancelled"] for one in reap()["campaigns"]] == [True]
+    machine.wait_idle()
+
+
+def waiting_doctor(machine, storage):
+    """A doctor in a process of its own, whose probe job waits for a node."""
     for node in machine.nodes:
         machine.drain(node)
     script = (
@@ -124,22 +167,20 @@ def test_interrupted(machine, tmp_path, number):
         "from pathlib import Path\n"
         "from staffa import doctor\n"
         "from staffa.campaign.machine import ClusterConfig\n"
-        "if __name__ == '__main__':\n"
-        f"    machine = ClusterConfig.model_validate({config(cpu={})!r})\n"
-        "    list(doctor.examine(machine, Path(sys.argv[1]), patience=300))\n"
+        "from staffa.execution.slurm.commands import Slurm\n"
+        f"machine = ClusterConfig.model_validate({config(cpu={})!r})\n"
+        "list(doctor.the_cluster(machine, Path(sys.argv[1]), {}, 300, print, Slurm()))\n"
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", script, str(tmp_path / "runs")],
+        [sys.executable, "-c", script, str(storage)],
+        stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         env=machine.environment,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     machine.until(lambda: any(job.name.startswith("staffa-doctor-cpu-") for job in machine.jobs()), "the probe job")
-    time.sleep(1)
-    process.send_signal(number)
-    _, err = process.communicate(timeout=90)
-    assert process.returncode != 0 and b"KeyboardInterrupt" in err
-    assert nothing_left(machine, tmp_path / "runs")
+    time.sleep(0.5)
+    return process
 
 
 def config(**pools):
@@ -152,10 +193,17 @@ def config(**pools):
     }
 
 
+def executable(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return path
+
+
 def examined(said, storage, told=None, patience=60.0):
-    machine = ClusterConfig.model_validate(said)
+    """All that the doctor says of the cluster, by place and thing."""
     tell = (told if told is not None else []).append
-    checks = list(doctor.examine(machine, storage, patience=patience, tell=tell))
+    checks = list(doctor.the_cluster(ClusterConfig.model_validate(said), storage, ENVIRONMENT, patience, tell, Slurm()))
     found = {(check.where, check.what): check for check in checks}
     assert len(found) == len(checks)
     return found

@@ -7,8 +7,8 @@ Dask nor files; every effect goes through `Slurm`.
 Threads: `step` and `close` are for one thread (a background thread of the driver's), everything else
 may be called from any other at the same time. One lock guards the books and is never held while a
 command of SLURM runs, so `look` and its like return at once even where SLURM takes a minute to answer.
-Whoever gives work to workers asks `leaving` first and tells `look` afterwards what is busy: a job is
-cancelled only if a look that came after it was put among the leaving shows it idle.
+Whoever gives work to workers asks `leaving` first, and tells `look` what is busy: a job is cancelled
+only if a look shows it idle that came after `leaving` named it.
 """
 
 from __future__ import annotations
@@ -124,10 +124,13 @@ class Keeper:
                 self._hurry()
 
     def leaving(self) -> set[str]:
-        """Jobs whose workers are to get nothing new."""
+        """Jobs whose workers are to get nothing new. None of them is cancelled before a look that follows."""
         with self._lock:
             here = [job for job in self._roll if job.phase != "gone" or job.workers]
-            return {job.id for job in here if job.leaving is not None or not job.live}
+            leaving = [job for job in here if job.leaving or not job.live]
+            for job in leaving:
+                job.told = self._looks if job.told is None else job.told
+            return {job.id for job in leaving}
 
     def news(self) -> list[dict[str, Any]]:
         """What happened since this was last asked: dictionaries with `event`, `at` and what belongs to it."""

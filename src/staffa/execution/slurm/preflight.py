@@ -37,7 +37,7 @@ def preflight(
             slurm.test(script(name), 0 if name == DRIVER else 1)
         except Refused as error:
             field = f"{where}.{error.field}" if error.field else where
-            raise Refused(f"{field}: {error.message}", error.hint or "sinfo", error.field) from None
+            raise Refused(f"{field}: {error.message}", _hint(error, shape, limits), error.field) from None
     return {"slurm": limits.version, "pools": {name: _facts(shape) for name, shape in pools.items()}}
 
 
@@ -54,14 +54,18 @@ def considered(machine: ClusterConfig, script: Callable[[str], str]) -> dict[str
         return {"slurm": None, "pools": facts, "unchecked": error.message}
 
 
+def _hint(error: Refused, shape: JobShape, limits: Limits) -> str:
+    said = shape.directives.get("partition")
+    if error.field == "partition" and isinstance(said, str) and limits.partitions:
+        return near(said, limits.partitions)
+    return error.hint or "sinfo"
+
+
 def _fits(where: str, shape: JobShape, limits: Limits) -> None:
     said = shape.directives.get("partition")
     partition = limits.partition(said if isinstance(said, str) else None)
     if partition is None:
-        if isinstance(said, str) and limits.partitions:
-            raise Refused(
-                f"{where}.partition: there is no partition {said!r}", near(said, limits.partitions), "partition"
-            )
+        # Some sites hide partitions: whether there is such a one is for sbatch to say.
         return
     for field, wants, has, show in _requests(shape, partition):
         if has and wants > has:

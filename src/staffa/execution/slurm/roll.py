@@ -40,7 +40,7 @@ class Job:
     - `joined`: a worker of it has connected since it last started; `worked`: it was busy at some time.
     - `idle_since`: since when it has run with nothing to do.
     - `stuck`: it waits for ever: SLURM holds it, or no node may run it.
-    - `leaving`: the number of looks when its workers were to get nothing new; None if they may.
+    - `leaving`: its workers are to get nothing new; `told`: the number of looks when the driver was first told so.
     - `cancelled`: when scancel took our word for it.
     """
 
@@ -62,7 +62,8 @@ class Job:
     busy: bool = False
     idle_since: float | None = None
     stuck: bool = False
-    leaving: int | None = None
+    leaving: bool = False
+    told: int | None = None
     cancelled: float | None = None
 
     @property
@@ -78,6 +79,10 @@ class Job:
     def place(self) -> tuple[float, int, int]:
         """Orders jobs as they were handed in."""
         return (self.submitted, self.array, int(self.id.partition("_")[2] or 0))
+
+    def stay(self) -> None:
+        """Its workers may get work (again)."""
+        self.leaving, self.told = False, None
 
     def age(self, now: float) -> float:
         """Seconds it has run."""
@@ -191,7 +196,8 @@ class Roll:
         job.phase = "queued"
         again = before != "queued"
         if again:
-            job.joined, job.worked, job.idle_since, job.leaving = False, False, None, None
+            job.joined, job.worked, job.idle_since = False, False, None
+            job.stay()
         told, job.stuck = job.stuck, held(job.state, job.reason, ran=again or bool(job.node))
         if job.stuck:
             return [] if told or job.cancelled is not None else [Change(job, "held", before)]

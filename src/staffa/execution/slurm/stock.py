@@ -84,15 +84,17 @@ class Stock:
         return Departures(stuck + found.cancel, found.leave)
 
     def depart(self, looks: int, now: float) -> list[Job]:
-        """Jobs to cancel now. Marks those that are to leave; they go when a later look shows them idle."""
+        """Jobs to cancel now. Marks those that are to leave: they go when a look shows them idle which came after
+        the driver was told, as it may have given them work until then.
+        """
         found = self.departures(now)
         going = {job.id for job in (*found.cancel, *found.leave)}
         for job in self.live():
-            if job.id not in going:
-                job.leaving = None
-            elif job.leaving is None:
-                job.leaving = looks
-        idle = [job for job in found.leave if not job.busy and job.leaving is not None and job.leaving < looks]
+            if job.id in going:
+                job.leaving = True
+            else:
+                job.stay()
+        idle = [job for job in found.leave if not job.busy and job.told is not None and job.told < looks]
         return found.cancel + idle + [job for job in self.roll if job.pool == self.pool and _deaf(job, now)]
 
     def unaware(self) -> list[int]:
@@ -142,7 +144,7 @@ class Stock:
             "queued": len(queued),
             "running": len(running),
             "starting": sum(not job.joined for job in running),
-            "leaving": sum(job.leaving is not None for job in running),
+            "leaving": sum(job.leaving for job in running),
             "connected": sum(job.workers for job in self.roll if job.pool == self.pool),
             "reasons": dict(Counter(job.reason for job in queued if job.reason not in ("", "None"))),
             "excluded": sorted(self.budget.excluded),

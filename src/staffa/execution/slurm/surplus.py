@@ -78,8 +78,8 @@ def is_spent(job: Job, spent: Collection[str], now: float) -> bool:
 
 
 def _order(job: Job) -> tuple[bool, bool, bool, float, str]:
-    return (job.busy, job.leaving is None, job.workers > 0, job.ends or math.inf, job.id)
+    return (job.busy, not job.leaving, job.workers > 0, job.ends or math.inf, job.id)
 
 
 def _idled(job: Job, now: float) -> bool:
-    return job.leaving is not None or (job.idle_since is not None and now - job.idle_since >= IDLE)
+    return job.leaving or (job.idle_since is not None and now - job.idle_since >= IDLE)
