@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -298,6 +298,41 @@ def _assigned(word: str) -> tuple[str, int]:
     if not equals or not number.isdecimal():
         raise ConfigError(f"{word!r} is not POOL=WORKERS", "such as gpu=16, or gpu=0 to let go of all")
     return name, int(number)
+
+
+def doctor(
+    cluster: str | None = None,
+    *,
+    set: Iterable[str] = (),
+    patience: float = 120.0,
+    tell: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
+    """Check this machine, and the cluster a config names; every check with what mends it.
+
+    Arguments:
+    - `patience`: seconds a probe job may wait in the queue.
+    - `tell`: told what is being waited for.
+    """
+    from staffa.campaign.config import load_machine
+    from staffa.doctor import examine, facts
+
+    found = load_machine(cluster, overrides=set)
+    checks = examine(
+        found.cluster,
+        Path(found.storage.root),
+        x64=found.execution.x64,
+        prng=found.execution.prng,
+        patience=patience,
+        tell=tell or (lambda text: None),
+    )
+    return facts(checks)
+
+
+def reap(run: str | Path | None = None, *, dry_run: bool = False) -> dict[str, Any]:
+    """Cancel the jobs of campaigns that nobody drives; `dry_run` only lists them."""
+    from staffa.execution.slurm.reap import reap as reap_jobs
+
+    return reap_jobs(run, dry_run=dry_run)
 
 
 def attach(root: str | Path) -> Run:

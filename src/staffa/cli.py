@@ -313,6 +313,28 @@ def query(
     _say(facts, lambda facts: report.answer_sheet(facts, results.sealed, run), as_json)
 
 
+@app.command()
+def doctor(
+    set_: Set = None,
+    cluster: Cluster = None,
+    wait: Annotated[
+        float, typer.Option(min=1, metavar="SECONDS", help="How long a probe job may wait in the queue.")
+    ] = 120.0,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Check this machine, and a cluster; tell what mends each fault.
+
+    With --cluster a short job in each pool looks at its compute nodes.
+    """
+    from staffa import api
+    from staffa.views import checks
+
+    facts = api.doctor(cluster, set=set_ or (), patience=wait, tell=None if as_json else _tell)
+    _say(facts, checks.doctor_sheet, as_json)
+    raise typer.Exit(facts["exit_code"])
+
+
 @config_app.command("explain")
 def config_explain(
     campaign: CampaignFile,
@@ -353,6 +375,22 @@ def cluster_script(
 
     scripts = api.scripts(api.load(campaign, cluster=cluster, profile=profile, set=set_ or ()))
     _write(json.dumps(scripts, indent=2) if as_json else "\n".join(scripts.values()))
+
+
+@cluster_app.command("reap")
+def cluster_reap(
+    run: Annotated[
+        Path | None, typer.Argument(help="Only this campaign; its folder may be gone.", show_default=False)
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list.")] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Cancel the jobs of campaigns that nobody drives."""
+    from staffa import api
+    from staffa.views import checks
+
+    _say(api.reap(run, dry_run=dry_run), checks.reap_sheet, as_json)
 
 
 # --- answers ---------------------------------------------------------------------------------------
@@ -408,6 +446,10 @@ def _open(insecure: bool) -> list[str]:
 
 def _progress(silent: bool) -> bool | None:
     return False if silent else None
+
+
+def _tell(text: str) -> None:
+    sys.stderr.write(f"staffa: {text}\n")
 
 
 def _write(text: str) -> None:

@@ -21,11 +21,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from staffa.campaign.machine import DRIVER, ClusterConfig, JobShape, driver_shape, shapes
 from staffa.errors import StaffaError
@@ -45,17 +44,13 @@ from staffa.execution.checks import (
     mend_devices,
     plugins,
 )
+from staffa.execution.slurm.commands import Call, Limits, Slurm, SlurmError, run_command
 from staffa.execution.slurm.probe import JAX_SECONDS, jax_facts, start_jax
 from staffa.experiment.environment import COMPILE_CACHE, compile_cache, worker_environment
 from staffa.storage.files import write_aside
 
-if TYPE_CHECKING:
-    from staffa.execution.slurm.commands import Limits, Slurm
-
 HERE = "this machine"
 CLUSTER = "the cluster"
-AWAY = ("down", "drain", "fail", "maint", "unk", "power", "reserved", "block", "planned")
-"""How sinfo's words for nodes begin that take no jobs now."""
 PROGRAMS = ("sbatch", "squeue", "scancel", "scontrol", "sinfo")
 
 ROOM = GIBIBYTE, 10 * GIBIBYTE
@@ -86,7 +81,6 @@ def examine(
     prng: str = "threefry2x32",
     patience: float = 120.0,
     tell: Callable[[str], None] = lambda text: None,
-    slurm: Slurm | None = None,
 ) -> Iterator[Check]:
     """Look at this machine, and where it is the door to a cluster, at that.
 
@@ -101,9 +95,7 @@ def examine(
     if machine.kind == "allocation":
         yield allocation(os.environ)
     elif machine.kind == "slurm":
-        from staffa.execution.slurm.commands import Slurm
-
-        yield from the_cluster(machine, storage, worker_environment(x64, prng), patience, tell, slurm or Slurm())
+        yield from the_cluster(machine, storage, worker_environment(x64, prng), patience=patience, tell=tell)
 
 
 def facts(checks: Iterable[Check]) -> dict[str, Any]:
@@ -351,18 +343,23 @@ def the_cluster(
     machine: ClusterConfig,
     storage: Path,
     environment: Mapping[str, str],
+    *,
     patience: float,
     tell: Callable[[str], None],
-    slurm: Slurm,
+    call: Call = run_command,
 ) -> Iterator[Check]:
-    """What the driver's machine sees of the cluster, then what its nodes see."""
-    from staffa.execution.slurm.commands import SlurmError
+    """What the driver's machine sees of the cluster, then what its nodes see.
 
+    Arguments:
+    - `environment`: what workers have exported.
+    - `call`: runs SLURM's commands.
+    """
     try:
-        limits = slurm.limits()
+        limits = Slurm(call).limits()
     except SlurmError as error:
         yield Check(CLUSTER, "SLURM", FAILED, error.message, error.hint)
         return
+    slurm = _Known(call, limits)
     yield controller(limits)
     yield submissions(machine, limits)
     yield open_files(machine)
@@ -370,7 +367,7 @@ def the_cluster(
     network = interface(machine)
     yield network
     possible = []
-    for check, pool in requests(machine, storage, environment, limits, slurm):
+    for check, pool in requests(machine, storage, environment, slurm):
         yield check
         possible += [pool] if check.result != FAILED and pool != DRIVER else []
     if not possible or network.result == FAILED:
@@ -435,51 +432,47 @@ def interface(machine: ClusterConfig) -> Check:
     return Check(CLUSTER, "interface", OK, machine.interface)
 
 
+class _Known(Slurm):
+    """SLURM with its limits asked for once."""
+
+    def __init__(self, call: Call, limits: Limits) -> None:
+        super().__init__(call)
+        self._limits = limits
+
+    def limits(self) -> Limits:
+        return self._limits
+
+
 def requests(
-    machine: ClusterConfig, storage: Path, environment: Mapping[str, str], limits: Limits, slurm: Slurm
+    machine: ClusterConfig, storage: Path, environment: Mapping[str, str], slurm: Slurm
 ) -> Iterator[tuple[Check, str]]:
-    """Each pool, and the detached driver, against what nodes and partitions have; then sbatch's own opinion."""
+    """Each pool, and the detached driver, as `plan` would judge them."""
     from staffa.execution.slurm.script import Launch, driver_script, job_script
 
     # The log's folder need not be there: nothing is started.
     launch = Launch(storage / "v1_campaign", "v1_campaign", sys.executable, environment, machine.reconnect)
     for name, shape in shapes(machine).items():
-        yield _request(f"pool {name}", shape, limits, slurm, partial(job_script, shape, launch)), name
-    driver = driver_shape(machine)
-    check = _request(DRIVER, driver, limits, slurm, partial(driver_script, driver, launch, ("-m", "staffa")))
+        alone = machine.model_copy(update={"pools": {name: machine.pools[name]}})
+        yield _request(f"pool {name}", shape, alone, job_script(shape, launch), slurm), name
+    driver, nobody = driver_shape(machine), machine.model_copy(update={"pools": {}})
+    check = _request(DRIVER, driver, nobody, driver_script(driver, launch, ("-m", "staffa")), slurm)
     if check.result == FAILED:
         check = dataclasses.replace(check, result=WARNING, found=f"{check.found} (only --detach needs it)")
     yield check, DRIVER
 
 
-def _request(where: str, shape: JobShape, limits: Limits, slurm: Slurm, script: Callable[[], str]) -> Check:
-    from staffa.execution.slurm.commands import Refused
-    from staffa.execution.slurm.preflight import _fits
+def _request(where: str, shape: JobShape, alone: ClusterConfig, script: str, slurm: Slurm) -> Check:
+    from staffa.execution.slurm.preflight import preflight
     from staffa.execution.slurm.script import walltime
 
     try:
-        _fits("cluster.driver" if where == DRIVER else f"cluster.pools.{shape.pool}", shape, limits)
-        slurm.test(script(), 0 if where == DRIVER else 1)
-    except Refused as error:
-        away = _away(shape, slurm)
-        if away:
-            return Check(where, "request", WARNING, f"{error.message}: {away}; jobs would wait", "sinfo -R")
-        return Check(where, "request", FAILED, error.message, error.hint)
+        found = preflight(alone, lambda name: script, detached=where == DRIVER, slurm=slurm)
     except StaffaError as error:
         return Check(where, "request", FAILED, error.message, error.hint)
+    waits = next(iter(found["waits"].values()), "")
+    if waits:
+        return Check(where, "request", WARNING, waits, "sinfo -R")
     return Check(where, "request", OK, f"{_asked(shape)}, {walltime(shape.walltime)}: sbatch --test-only agrees")
-
-
-def _away(shape: JobShape, slurm: Slurm) -> str:
-    """The nodes of a partition, where all of them are down or drained: --test-only then calls them impossible."""
-    said = shape.directives.get("partition")
-    try:
-        states = slurm.nodes(said if isinstance(said, str) else None)
-    except StaffaError:
-        return ""
-    if any(not state.startswith(AWAY) for state in states.values()):
-        return ""
-    return ", ".join(f"{node} is {state}" for node, state in sorted(states.items())[:4])
 
 
 def _asked(shape: JobShape) -> str:

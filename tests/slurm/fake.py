@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from staffa.execution.slurm.commands import Answer, Unreachable
-from staffa.execution.slurm.lists import hosts
+from staffa.execution.slurm.lists import hosts, ranges
 from staffa.execution.slurm.roll import Seen
 
 NO_CONTROLLER = "slurm_load_jobs error: Unable to contact slurm controller (connect failure)\n"
@@ -51,11 +51,11 @@ class FakeJob:
     def alive(self) -> bool:
         return self.state in ("PENDING", "RUNNING")
 
-    def line(self) -> str:
+    def line(self, places: str) -> str:
         started = "N/A" if self.started is None else f"{self.started:.0f}"
         ends = self.ended if self.ended is not None else (self.started or 0.0) + self.walltime
         end = "N/A" if self.started is None else f"{ends:.0f}"
-        words = (self.array, self.task, self.state, self.reason, self.node, f"{self.submitted:.0f}", started, end)
+        words = (self.array, places, self.state, self.reason, self.node, f"{self.submitted:.0f}", started, end)
         return "|".join(map(str, (*words, self.name)))
 
 
@@ -184,7 +184,7 @@ class Fake:
         if program == "sbatch":
             return self._sbatch(argv[1:], stdin or "")
         if program == "squeue":
-            return Answer(0, "".join(f"{job.line()}\n" for job in self.jobs), "")
+            return Answer(0, self._listing(), "")
         if program == "scancel":
             return self._scancel(argv[1:])
         if program == "sinfo":
@@ -193,6 +193,18 @@ class Fake:
         if program == "scontrol":
             return self._scontrol(argv[1:])
         raise Unreachable(f"there is no `{program}` on this machine")
+
+    def _listing(self) -> str:
+        """Of the tasks of an array that wait for the same reason there is one line."""
+        together: dict[tuple[int, str], list[FakeJob]] = {}
+        for job in self.jobs:
+            if job.state == "PENDING":
+                together.setdefault((job.array, job.reason), []).append(job)
+        lines = [job.line(str(job.task)) for job in self.jobs if job.state != "PENDING"]
+        for (array, _), jobs in together.items():
+            limit = self.throttles.get(array, 0)
+            lines.append(jobs[0].line(ranges(job.task for job in jobs) + (f"%{limit}" if limit else "")))
+        return "".join(f"{line}\n" for line in lines)
 
     def _sbatch(self, options: Sequence[str], script: str) -> Answer:
         cut = self.cut(self.calls["sbatch"])

@@ -10,7 +10,6 @@ import pytest
 
 from staffa import doctor
 from staffa.campaign.machine import ClusterConfig
-from staffa.execution.slurm.commands import Slurm
 from staffa.execution.slurm.reap import reap
 from staffa.experiment.environment import worker_environment
 
@@ -101,7 +100,10 @@ def test_broken_pools(machine, tmp_path):
 
     assert "cluster.pools.huge.gpus: 8" in checks["pool huge", "request"].found
     assert "cluster.pools.long.walltime" in checks["pool long", "request"].found
-    assert "no partition 'gpux'" in checks["pool lost", "request"].found
+    assert (
+        "cluster.pools.lost.partition: sbatch: invalid partition specified: gpux"
+        in checks["pool lost", "request"].found
+    )
     assert "did you mean 'gpu'" in checks["pool lost", "request"].mend
     assert ("pool huge", "probe job") not in checks
     assert nothing_left(machine, tmp_path / "runs")
@@ -167,9 +169,8 @@ def waiting_doctor(machine, storage):
         "from pathlib import Path\n"
         "from staffa import doctor\n"
         "from staffa.campaign.machine import ClusterConfig\n"
-        "from staffa.execution.slurm.commands import Slurm\n"
         f"machine = ClusterConfig.model_validate({config(cpu={})!r})\n"
-        "list(doctor.the_cluster(machine, Path(sys.argv[1]), {}, 300, print, Slurm()))\n"
+        "list(doctor.the_cluster(machine, Path(sys.argv[1]), {}, patience=300, tell=print))\n"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", script, str(storage)],
@@ -203,7 +204,9 @@ def executable(path, text):
 def examined(said, storage, told=None, patience=60.0):
     """All that the doctor says of the cluster, by place and thing."""
     tell = (told if told is not None else []).append
-    checks = list(doctor.the_cluster(ClusterConfig.model_validate(said), storage, ENVIRONMENT, patience, tell, Slurm()))
+    checks = list(
+        doctor.the_cluster(ClusterConfig.model_validate(said), storage, ENVIRONMENT, patience=patience, tell=tell)
+    )
     found = {(check.where, check.what): check for check in checks}
     assert len(found) == len(checks)
     return found

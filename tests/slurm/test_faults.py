@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from staffa.storage.lease import read_lease
 
 from slurm.machine import Machine
 from slurm.runs import POOLS, Campaign, Campaigns, same
@@ -73,9 +77,7 @@ def interpreter(folder: Path, broken: str) -> Path:
     return wrapper
 
 
-def test_a_node_with_a_broken_interpreter_is_left_out(
-    machine: Machine, campaigns: Campaigns, tmp_path: Path
-) -> None:
+def test_a_node_with_a_broken_interpreter_is_left_out(machine: Machine, campaigns: Campaigns, tmp_path: Path) -> None:
     pools = gpu(python=str(interpreter(tmp_path, "gpu1")))
     campaign = campaigns(trials=48, pause=0.25, pools=pools)
     campaign.run().ends(0)
@@ -206,9 +208,28 @@ def test_everything_inside_one_allocation(machine: Machine, campaigns: Campaigns
     assert at_work == {("gpu0", "0"), ("gpu0", "1"), ("gpu1", "0"), ("gpu1", "1")}
 
 
-def test_an_environment_is_staged_and_cleared_away(
-    machine: Machine, campaigns: Campaigns, tmp_path: Path
-) -> None:
+def test_a_driver_that_is_killed_is_resumed_in_its_allocation(machine: Machine, campaigns: Campaigns) -> None:
+    campaign = campaigns(trials=128, pause=0.25)
+    (campaign.folder / "allocation.yaml").write_text(ALLOCATION)
+    staffa = f"{sys.executable} -m staffa"
+    run = f"{staffa} run {campaign.file} --allow-dirty --cluster {campaign.folder}/allocation.yaml"
+    options = ("--nodes=2", "--gpus-per-node=2", "--mem=8G", "--time=10", f"--output={campaign.folder}/job.txt")
+    job = machine.submit(f"{run}\n{staffa} resume {campaign.root}", *options)
+    campaign.until(lambda: len(campaign.present()) == 4 and campaign.settled() >= 8, "four workers at work")
+    holder = read_lease(campaign.workspace.lease)
+    assert holder is not None and holder.job == job
+    os.kill(holder.pid, signal.SIGKILL)
+    machine.wait_state(job, "COMPLETED", patience=240)
+    campaign.whole(128)
+    campaign.unspent()
+    second = campaign.events("run_started")[1]
+    joined = [event for event in campaign.joined() if event["at"] > second["at"]]
+    assert sorted((event["node"], event["device"]) for event in joined) == [
+        (node, device) for node in ("gpu0", "gpu1") for device in "01"
+    ], "one worker on each GPU, and no more"
+
+
+def test_an_environment_is_staged_and_cleared_away(machine: Machine, campaigns: Campaigns, tmp_path: Path) -> None:
     made, disk, notes = tmp_path / "made", tmp_path / "disk", tmp_path / "notes"
     notes.mkdir()
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", "--copies", made], check=True)

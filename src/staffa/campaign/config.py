@@ -22,7 +22,7 @@ from pydantic import BaseModel, ValidationError
 from staffa.campaign.complaints import Complaint, complaints, refusal
 from staffa.campaign.frozen import render
 from staffa.campaign.layers import DEFAULT, Node, Origin, Tree, from_python, merge, origins, planted, values
-from staffa.campaign.model import CampaignConfig, ProfileConfig
+from staffa.campaign.model import CampaignConfig, MachineConfig, ProfileConfig
 from staffa.campaign.reading import read_file, read_text
 from staffa.errors import ConfigError, StaffaError, near
 from staffa.trial import canonical
@@ -40,6 +40,7 @@ __all__ = [
     "json_schema",
     "load",
     "load_frozen",
+    "load_machine",
     "plain",
 ]
 
@@ -153,6 +154,17 @@ def load_frozen(
         frozen.pop("cluster", None)
     tiers = [frozen, _cluster_tier(cluster, Path()), *_override_tiers(overrides)]
     return _declared(tiers, folder, Origin("frozen", str(path)))
+
+
+def load_machine(
+    cluster: str | Path | None = None, *, overrides: Iterable[str] = (), environ: Mapping[str, str] | None = None
+) -> MachineConfig:
+    """A cluster config without a campaign: what `doctor` looks at. Tiers and complaints as for `load`."""
+    given = _environment_tiers(os.environ if environ is None else environ)
+    known = [{key: node for key, node in tier.items() if key in CLUSTER_SECTIONS} for tier in given]
+    tree: Tree = functools.reduce(merge, [_cluster_tier(cluster, Path()), *known, *_override_tiers(overrides)], {})
+    kept = {key: node for key, node in tree.items() if node.content is not None}
+    return _validated(kept, MachineConfig, Origin("cluster", str(cluster)))
 
 
 def _declared(tiers: Iterable[Tree], directory: Path, blamed: Origin) -> Declaration:

@@ -263,6 +263,14 @@ class CampaignConfig(Section):
         return self
 
 
+class MachineConfig(Section):
+    """A cluster config by itself: the sections a machine has a say in, without a campaign."""
+
+    execution: ExecutionConfig = Field(default=ExecutionConfig(), description="How the work is cut and carried out.")
+    storage: StorageConfig = Field(default=StorageConfig(), description="Where and how data are written.")
+    cluster: ClusterConfig = Field(default=ClusterConfig(), description="The machine.")
+
+
 class ProfileConfig(Section):
     """A file `profiles/<name>.yaml`: a named set of values for one kind of work, such as a smoke test."""
 

@@ -114,10 +114,12 @@ def plan_sheet(facts: Facts) -> Sheet:
 def _machine_lines(cluster: Facts) -> dict[str, str]:
     """What SLURM would be asked for, and whether it would give it."""
     lines = {}
-    for name, pool in cluster.get("pools", {}).items():
-        each = f"{number(pool['nodes'], 'node')}" + (f" with {number(pool['gpus'], 'GPU')}" if pool["gpus"] else "")
-        jobs = f"{number(pool['jobs'], 'job')} of {each}, {pool['walltime']}"
-        lines[f"pool {name}"] = f"{number(pool['workers'], 'worker')} in {jobs}; {' and '.join(pool['work'])}"
+    for name, shape in cluster.get("pools", {}).items():
+        each = f"{number(shape['nodes'], 'node')}" + (f" with {number(shape['gpus'], 'GPU')}" if shape["gpus"] else "")
+        jobs = f"{number(shape['jobs'], 'job')} of {each}, {shape['walltime']}"
+        lines[f"pool {name}"] = f"{number(shape['workers'], 'worker')} in {jobs}; {' and '.join(shape['work'])}"
+        if name in cluster.get("waits", {}):
+            lines[f"pool {name}"] += f"; {cluster['waits'][name]}"
     if cluster.get("unchecked"):
         lines["slurm"] = f"limits not checked: {cluster['unchecked']}"
     elif cluster:

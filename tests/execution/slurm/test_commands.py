@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from staffa.execution.slurm import commands
 from staffa.execution.slurm.commands import Answer, Full, Refused, Slurm, SlurmError, Unreachable
-from staffa.execution.slurm.lists import compressed, duration, hosts, ranges
+from staffa.execution.slurm.lists import compressed, duration, hosts, numbers, ranges
 
 
 class Recorded:
@@ -51,7 +51,7 @@ def test_an_sbatch_that_names_no_number_leaves_doubt() -> None:
 
 
 LISTING = """\
-1|3|PENDING|JobArrayTaskLimit||1795337520|1795341120|N/A|staffa-x
+1|3,5-9:2%1|PENDING|JobArrayTaskLimit||1795337520|1795341120|N/A|staffa-x
 1|0|RUNNING|None|gpu0|1795337520|1795337521|1795341121|staffa-x
 8|1|PENDING|launch failed requeued held||1795337524|1795337645|1795341245|staffa-x
 6|0|FAILED|NonZeroExitCode|gpu[0-1]|2026-11-22T08:52:01|1795337521|1795337524|staffa-x
@@ -62,7 +62,8 @@ a line of somebody's wrapper
 
 def test_squeue_is_asked_once_and_understood() -> None:
     call = Recorded(LISTING)
-    waiting, running, held, failed = Slurm(call).tasks(["staffa-x"])
+    waiting, *more, running, held, failed = Slurm(call).tasks(["staffa-x"])
+    assert [task.id for task in more] == ["1_5", "1_7", "1_9"] and more[0].reason == waiting.reason
     assert len(call.asked) == 1 and call.asked[0][:3] == ["squeue", "--me", "-h"]
     assert (waiting.id, waiting.waiting, waiting.started, waiting.ends, waiting.node) == ("1_3", True, None, None, "")
     assert (running.id, running.started, running.ends) == ("1_0", 1795337521.0, 1795341121.0)
@@ -71,6 +72,12 @@ def test_squeue_is_asked_once_and_understood() -> None:
     assert failed.over and failed.node == "gpu[0-1]" and failed.ends == 1795337524.0
     assert failed.submitted == time.mktime((2026, 11, 22, 8, 52, 1, 0, 0, -1)), "a release without SLURM_TIME_FORMAT"
     assert [task.id for task in Slurm(call).tasks() if task.name == "odd|name"] == ["2"]
+
+
+def test_a_listing_that_is_cut_short_is_no_listing() -> None:
+    call = Recorded("14|0-2,4-6,82...%7|PENDING|None||1795337520|N/A|N/A|staffa-x\n")
+    with pytest.raises(Unreachable, match="cut its answer short"):
+        Slurm(call).tasks()
 
 
 def test_no_names_ask_nothing() -> None:
@@ -122,6 +129,7 @@ VAGUE = "Job violates accounting/QOS policy (job submit limit, user's size and/o
         (FAILED + "Slurm temporarily unable to accept job, sleeping and retrying", Unreachable, ""),
         (FAILED + "Resource temporarily unavailable", Unreachable, ""),
         (FAILED + "Protocol authentication error", Unreachable, ""),
+        ("Unexpected message received for job 24", Unreachable, ""),
         (FAILED + "Slurm backup controller in standby mode", Unreachable, ""),
         ("sbatch: fatal: Could not establish a configuration source", Unreachable, ""),
         (FAILED + "I/O error writing script/environment to file", Unreachable, ""),
@@ -235,10 +243,13 @@ def test_commands_do_not_see_habits_nor_the_job_they_run_in(monkeypatch: pytest.
     code = "import os; print(sorted(n for n in os.environ if n.startswith(('SLURM_', 'SQUEUE', 'SBATCH', 'LC_ALL'))))"
     shown = [sys.executable, "-c", code]
     outside = commands.run_command(shown, None).out.strip()
-    assert outside == "['LC_ALL', 'SBATCH_ACCOUNT', 'SLURM_CONF', 'SLURM_MEM_PER_NODE', 'SLURM_TIME_FORMAT']"
+    assert (
+        outside
+        == "['LC_ALL', 'SBATCH_ACCOUNT', 'SLURM_BITSTR_LEN', 'SLURM_CONF', 'SLURM_MEM_PER_NODE', 'SLURM_TIME_FORMAT']"
+    )
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     inside = commands.run_command(shown, None).out.strip()
-    assert inside == "['LC_ALL', 'SBATCH_ACCOUNT', 'SLURM_CONF', 'SLURM_TIME_FORMAT']"
+    assert inside == "['LC_ALL', 'SBATCH_ACCOUNT', 'SLURM_BITSTR_LEN', 'SLURM_CONF', 'SLURM_TIME_FORMAT']"
 
 
 def test_what_sbatch_is_given_a_job_inherits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -253,8 +264,9 @@ def test_what_sbatch_is_given_a_job_inherits(monkeypatch: pytest.MonkeyPatch, tm
 
 
 @given(st.sets(st.integers(0, 40)))
-def test_ranges_name_the_same_numbers(numbers: set[int]) -> None:
-    assert {int(name[1:]) for name in hosts(f"n[{ranges(numbers)}]")} == numbers if numbers else ranges(numbers) == ""
+def test_ranges_name_the_same_numbers(tasks: set[int]) -> None:
+    assert {int(name[1:]) for name in hosts(f"n[{ranges(tasks)}]")} == tasks if tasks else ranges(tasks) == ""
+    assert not tasks or numbers(ranges(tasks)) == sorted(tasks)
 
 
 def test_lists_of_nodes_are_told_apart() -> None:

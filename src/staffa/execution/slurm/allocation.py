@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from distributed import Client
@@ -15,13 +17,24 @@ from distributed import Client
 from staffa.campaign.machine import ClusterConfig, JobShape, allocation_shape
 from staffa.errors import ClusterError
 from staffa.execution.ending import Stop
-from staffa.execution.pool import Departure, Member, Pool
+from staffa.execution.pool import Demand, Departure, Member, Pool
 from staffa.execution.slurm.commands import Slurm, SlurmError
 from staffa.execution.slurm.departures import departure
 from staffa.execution.slurm.driver import watch_end
 from staffa.execution.slurm.script import Launch, allocation_script
 from staffa.execution.slurm.served import served
 from staffa.storage.workspace import Workspace
+
+MINDED = """\
+exec 3<&0
+{ read -r <&3; kill 0; } &
+bash -c "$1" 3<&- < /dev/null
+"""
+"""The script's shell, and beside it one that ends all of them when the driver, at the other end of
+its input, is no more: a driver that is resumed here brings workers of its own."""
+
+WORDS = 8
+"""Last lines of the workers' log that are told where none of them is left."""
 
 
 @contextlib.contextmanager
@@ -46,33 +59,54 @@ def allocation_pool(
     script = allocation_script(given(machine, os.environ, gpus), launch)
     own = {**os.environ, **({"SLURM_JOB_END_TIME": f"{ends:.0f}"} if ends else {})}
     with served(workspace, machine) as (client, cluster):
-        log = (workspace.logs / f"allocation-{job}.log").open("ab")
-        process = subprocess.Popen(
-            ["bash"], stdin=subprocess.PIPE, stdout=log, stderr=log, env=own, start_new_session=True
-        )
-        log.close()
-        assert process.stdin is not None
-        process.stdin.write(script.encode())
-        process.stdin.close()
-        try:
-            yield AllocationPool(
-                client, cluster.dashboard_link if machine.dashboard else "", cluster, workspace, process
+        log = workspace.logs / f"allocation-{job}.log"
+        with log.open("ab") as out:
+            command = ["bash", "-c", MINDED, "staffa-workers", script]
+            process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=out, stderr=out, env=own, start_new_session=True
             )
+        link = cluster.dashboard_link if machine.dashboard else ""
+        try:
+            yield AllocationPool(client, link, cluster, workspace, process, log)
         finally:
             _end(process)
 
 
 class AllocationPool(Pool):
-    """Workers that are there as long as the allocation is."""
+    """Workers that are there as long as the allocation is.
+
+    Arguments:
+    - `process`: what started them, and waits for them; `log`: what it says.
+    """
 
     def __init__(
-        self, client: Client, dashboard: str, cluster: Any, workspace: Workspace, process: subprocess.Popen[bytes]
+        self,
+        client: Client,
+        dashboard: str,
+        cluster: Any,
+        workspace: Workspace,
+        process: subprocess.Popen[bytes],
+        log: Path,
     ) -> None:
         super().__init__(client, dashboard, cluster)
-        self.workspace, self._process = workspace, process
+        self.workspace, self._process, self._log = workspace, process, log
 
     def departure(self, member: Member, since: float) -> Departure | None:
         return departure(self.workspace, member, since)
+
+    def turn(self, demand: Demand) -> list[dict[str, Any]]:
+        """Nothing brings these workers back: without them there is no reason to wait.
+
+        Raises `ClusterError` with the last they said.
+        """
+        code = self._process.poll()
+        if code is not None and not self._members:
+            words = "\n".join(self._log.read_text(errors="replace").splitlines()[-WORDS:])
+            raise ClusterError(
+                f"no worker is left in this allocation (code {code}); {self._log} ends with:\n{words}",
+                f"staffa resume {self.workspace.root}",
+            )
+        return []
 
     def expects(self) -> bool:
         return self._process.poll() is None
@@ -92,13 +126,15 @@ def given(machine: ClusterConfig, environ: Mapping[str, str], gpus: int) -> JobS
         text = environ.get(name, "")
         return int(text) if text.isdecimal() else otherwise
 
+    # `16(x2),8`; the shell that salloc starts has nothing else. A step asks for the same of all nodes.
+    cores = [int(count) for count in re.findall(r"(?:^|,)(\d+)", environ.get("SLURM_JOB_CPUS_PER_NODE", ""))]
     devices = [device for device in environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if device]
     memory = number("SLURM_MEM_PER_NODE", 0) << 20
     return allocation_shape(
         machine,
         nodes=number("SLURM_JOB_NUM_NODES", 1),
         gpus=number("SLURM_GPUS_ON_NODE", len(devices) or gpus),
-        cores=number("SLURM_CPUS_ON_NODE", os.cpu_count() or 1),
+        cores=min(cores, default=number("SLURM_CPUS_ON_NODE", os.cpu_count() or 1)),
         memory=memory or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
     )
 

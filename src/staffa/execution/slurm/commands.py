@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from staffa.execution.slurm.lists import compressed, duration
+from staffa.execution.slurm.lists import compressed, duration, numbers
 from staffa.execution.slurm.refusals import Answer, Full, Refused, SlurmError, Unreachable, complain, harmless
 
 __all__ = [
@@ -173,7 +173,8 @@ def _environment(program: str, given: Mapping[str, str]) -> dict[str, str]:
     dropped = FOREIGN + (INSIDE if "SLURM_JOB_ID" in given else ())
     kept = {name: value for name, value in given.items() if name in WHERE or not name.startswith(dropped)}
     # The job inherits what sbatch is given.
-    return kept if program == "sbatch" else {**kept, "LC_ALL": "C", "SLURM_TIME_FORMAT": "%s"}
+    plain = {"LC_ALL": "C", "SLURM_TIME_FORMAT": "%s", "SLURM_BITSTR_LEN": "0"}
+    return kept if program == "sbatch" else {**kept, **plain}
 
 
 class Slurm:
@@ -210,8 +211,11 @@ class Slurm:
         """squeue, once: all tasks of these job names (None: all of this user) that run, wait, or ended lately."""
         if names is not None and not names:
             return []
-        argv = ["squeue", "--me", "-h", "-r", "-t", "all", "-o", "%F|%K|%T|%r|%N|%V|%S|%e|%j"]
-        listed = [_task(line) for line in self._ask(argv).out.splitlines() if re.match(r"\d+(\|[^|]*){8}", line)]
+        # Not --array, which leaves out the last task of `1-39:2`, nor plain squeue, which joins the reasons of
+        # tasks that wait: one line for each job of the controller's.
+        argv = ["squeue", "--me", "-h", "--array-unique", "-t", "all", "-o", "%F|%K|%T|%r|%N|%V|%S|%e|%j"]
+        lines = [line for line in self._ask(argv).out.splitlines() if re.match(r"\d+(\|[^|]*){8}", line)]
+        listed = [task for line in lines for task in _tasks(line)]
         return [task for task in listed if names is None or task.name in names]
 
     def cancel(self, ids: Iterable[str]) -> None:
@@ -322,13 +326,12 @@ def _options(tasks: int, throttle: int | None, exclude: Sequence[str], dependenc
     return options
 
 
-def _task(line: str) -> Task:
-    array, task, state, reason, node, submitted, started, ends, name = line.split("|", 8)
+def _tasks(line: str) -> list[Task]:
+    """The tasks of a line of squeue's, which is one job or all tasks of an array that have yet to run."""
+    array, places, state, reason, node, submitted, started, ends, name = line.split("|", 8)
     # Of a job that waits squeue tells when it expects to start it.
     begun = state not in WAITING
-    return Task(
-        int(array),
-        int(task) if task.isdigit() else None,
+    facts = (
         state,
         # Some are written with spaces here and with underscores there.
         reason.replace(" ", "_"),
@@ -338,6 +341,9 @@ def _task(line: str) -> Task:
         _time(ends) if begun else None,
         name,
     )
+    if "..." in places:
+        raise Unreachable(f"`squeue` cut its answer short: {places!r}", "it does not know SLURM_BITSTR_LEN=0")
+    return [Task(int(array), place, *facts) for place in (numbers(places) if places[:1].isdigit() else [None])]
 
 
 def _time(word: str) -> float | None:

@@ -29,6 +29,16 @@ def ranges(numbers: Iterable[int]) -> str:
     return ",".join(str(span[0]) if len(span) == 1 else f"{span[0]}-{span[-1]}" for span in spans)
 
 
+def numbers(expression: str) -> list[int]:
+    """Tasks of an array as squeue writes them: `0,4-6,10-16:3%2` has 0, 4, 5, 6, 10, 13 and 16 (two at once)."""
+    found: list[int] = []
+    for span in expression.partition("%")[0].split(","):
+        ends, _, step = span.partition(":")
+        first, _, last = ends.partition("-")
+        found += range(int(first), int(last or first) + 1, int(step or 1))
+    return found
+
+
 def hosts(expression: str) -> list[str]:
     """Node names of SLURM's `gpu[01-03,7],login`: gpu01, gpu02, gpu03, gpu7, login."""
     names: list[str] = []

@@ -12,6 +12,8 @@ from staffa.execution.slurm.commands import Limits, Partition, Refused, Slurm, S
 from staffa.execution.slurm.script import walltime
 
 GIBIBYTE = 1 << 30
+AWAY = ("down", "drain", "fail", "maint", "unk", "power", "reserved", "block", "planned")
+"""How sinfo's words for nodes begin that take no jobs now."""
 
 
 def preflight(
@@ -23,22 +25,28 @@ def preflight(
     - `script`: the text of a pool's job script, by name; `driver` for the detached driver's.
     - `detached`: whether there is to be a driver's job.
 
-    Returns what was found, for the plan's report. Raises `ConfigError` for what no node or
+    Returns what was found, for the plan's report; `waits` says of which pools all nodes are away just
+    now. Raises `ConfigError` for what no node or
     partition can give, `Refused` in sbatch's own words for the rest, `Unreachable` without SLURM.
     """
     slurm = slurm or Slurm()
     limits = slurm.limits()
     pools = shapes(machine)
     drivers = {DRIVER: driver_shape(machine)} if detached else {}
+    waits: dict[str, str] = {}
     for name, shape in {**pools, **drivers}.items():
         where = "cluster.driver" if name == DRIVER else f"cluster.pools.{name}"
         _fits(where, shape, limits)
         try:
             slurm.test(script(name), 0 if name == DRIVER else 1)
         except Refused as error:
+            gone = _away(shape, slurm)
+            if gone:
+                waits[name] = f"{gone}; jobs would wait"
+                continue
             field = f"{where}.{error.field}" if error.field else where
             raise Refused(f"{field}: {error.message}", _hint(error, shape, limits), error.field) from None
-    return {"slurm": limits.version, "pools": {name: _facts(shape) for name, shape in pools.items()}}
+    return {"slurm": limits.version, "pools": {name: _facts(shape) for name, shape in pools.items()}, "waits": waits}
 
 
 def considered(machine: ClusterConfig, script: Callable[[str], str]) -> dict[str, Any]:
@@ -52,6 +60,18 @@ def considered(machine: ClusterConfig, script: Callable[[str], str]) -> dict[str
         raise
     except SlurmError as error:
         return {"slurm": None, "pools": facts, "unchecked": error.message}
+
+
+def _away(shape: JobShape, slurm: Slurm) -> str:
+    """The nodes of a partition, where all of them are down or drained: --test-only then calls them impossible."""
+    said = shape.directives.get("partition")
+    try:
+        states = slurm.nodes(said if isinstance(said, str) else None)
+    except SlurmError:
+        return ""
+    if any(not state.startswith(AWAY) for state in states.values()):
+        return ""
+    return ", ".join(f"{node} is {state}" for node, state in sorted(states.items())[:4])
 
 
 def _hint(error: Refused, shape: JobShape, limits: Limits) -> str:

@@ -51,7 +51,8 @@ DOUBT = re.compile(
     r"zero bytes were transmitted|transport endpoint|standby mode|temporarily un(available|able)|try again|"
     r"authentication (error|credential)|munge|no route to host|network is unreachable|unable to establish|"
     r"could not establish a configuration|unable to process configuration|fetch_config|cannot stat file|"
-    r"i/o error writing|message (send|receive) failure|partition not available|rate limit|no configuration",
+    r"i/o error writing|unexpected message|message (send|receive) failure|partition not available|rate limit|"
+    r"no configuration",
     re.IGNORECASE,
 )
 """Nobody answered, or somebody who cannot answer now."""
@@ -72,6 +73,8 @@ GONE = re.compile(
 )
 """Said of jobs that are over, or run already: no complaint for those who wanted them changed."""
 
+ASKED = "`cores`, `memory` and `nodes` as well: sinfo -o '%P %N %c %m %G'"
+
 FIELDS = (
     (r"maxwall|time limit", "walltime", "sinfo -s"),
     (r"invalid account|account\b.*combination", "account", "sacctmgr show assoc user=$USER"),
@@ -83,7 +86,7 @@ FIELDS = (
     (r"reservation", "reservation", "scontrol show reservation"),
     (r"memory|permem|maxmem", "memory", "sinfo -o '%P %N %m'"),
     (r"node name|license|dependency", "directives", "sinfo -N"),
-    (r"node config|node count|generic resource|gres|cpu count|max(node|cpu|tres)", "gpus", "sinfo -o '%P %N %c %m %G'"),
+    (r"node config|node count|generic resource|gres|cpu count|max(node|cpu|tres)", "gpus", ASKED),
     (r"option|invalid", "directives", "sbatch --help"),
 )
 """What SLURM's words speak of, most telling first: words, field of the pool, command that shows what there is."""

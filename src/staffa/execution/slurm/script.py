@@ -8,17 +8,18 @@ line, since it skips every line that contains the word, and written again where 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 import re
 import shlex
+import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import dask
-from dask_jobqueue.slurm import SLURMJob
 
 from staffa.campaign.machine import DRIVER, JobShape
 from staffa.campaign.words import Directive
@@ -229,6 +230,18 @@ def _script(shape: JobShape, launch: Launch, header: Mapping[str, Directive] | N
     return str(job.job_script())
 
 
+@functools.lru_cache(maxsize=1)
+def slurm_job() -> Any:
+    """dask-jobqueue's class. Its import takes Ctrl-C for itself, which is ours, and only a main thread's to take."""
+    real = signal.signal
+    signal.signal = lambda number, handler: signal.getsignal(number)  # type: ignore[assignment]
+    try:
+        from dask_jobqueue.slurm import SLURMJob
+    finally:
+        signal.signal = real
+    return SLURMJob
+
+
 def _job(
     shape: JobShape,
     launch: Launch,
@@ -245,7 +258,7 @@ def _job(
     native = {key for key, value in plain.items() if kept.get(key) == value}
     skipped = ["#SBATCH"] if header is None else [NATIVE[key] for key in NATIVE.keys() - native]
     with dask.config.set({f"jobqueue.{SECTION}": SETTINGS}):
-        return SLURMJob(
+        return slurm_job()(
             scheduler=shlex.quote(str(launch.root)),
             name=name,
             config_name=SECTION,
