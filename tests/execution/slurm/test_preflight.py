@@ -23,6 +23,9 @@ def site(argv: Any, stdin: str | None) -> Answer:
     if argv[0] == "sbatch" and "--account=nobody" in (stdin or ""):
         words = "allocation failure: Invalid account or account/partition combination specified"
         return Answer(1, "", words)
+    if argv[0] == "sbatch" and "--partition=gpus" in (stdin or ""):
+        words = "sbatch: error: invalid partition specified: gpus\nallocation failure: Invalid partition name specified"
+        return Answer(1, "", words)
     return Answer(0, "", "sbatch: Job 1 to start at …")
 
 
@@ -31,8 +34,8 @@ def check(**pool: Any) -> dict[str, Any]:
     machine = ClusterConfig(kind="slurm", pools={"gpu": said}, driver={"walltime": "5h"})
 
     def script(name: str) -> str:
-        account = said.get("account")
-        return f"#SBATCH --account={account}" if account and name == "gpu" else "#!/bin/bash"
+        asked = [f"--{key}={said[key]}" for key in ("account", "partition") if key in said and name == "gpu"]
+        return "\n".join(["#!/bin/bash", *(f"#SBATCH {word}" for word in asked)])
 
     return preflight(machine, script, slurm=Slurm(site))
 
@@ -79,7 +82,7 @@ def test_the_drivers_own_job_counts_only_where_there_is_one() -> None:
 
 
 def test_an_unknown_partition_has_near_names() -> None:
-    with pytest.raises(Refused, match=r"cluster\.pools\.gpu\.partition: there is no partition 'gpus'") as caught:
+    with pytest.raises(Refused, match=r"cluster\.pools\.gpu\.partition: .*[Ii]nvalid partition") as caught:
         check(partition="gpus")
     assert caught.value.exit_code == 3 and "'gpu'" in caught.value.hint
 
