@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import pyarrow.parquet as pq
 import yaml
 
+from staffa.storage.lease import Holder, read_lease
 from staffa.storage.ledger import history
 from staffa.storage.workspace import Workspace
 
@@ -177,6 +178,20 @@ class Campaign:
 
     def resume(self, *more: str) -> Driver:
         return self._start("resume", self.root, *more)
+
+    def detach(self, *more: str | Path) -> dict[str, Any]:
+        """Run it without a shell; the command's answer."""
+        cluster = ("--cluster", self.folder / "cluster.yaml")
+        return self.call("run", self.file, *cluster, "--allow-dirty", "--detach", *more)
+
+    def aside(self, *words: str | Path) -> Driver:
+        """Another command that goes on in a shell of its own."""
+        return self._start(*words)
+
+    def holder(self) -> Holder | None:
+        """Who drives it now."""
+        found = read_lease(self.workspace.lease)
+        return found if found is not None and found.alive() else None
 
     def call(self, *words: str | Path, codes: tuple[int, ...] = (0,)) -> dict[str, Any]:
         """Another command, answered as JSON."""

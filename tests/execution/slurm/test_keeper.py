@@ -579,6 +579,98 @@ def test_cancelled_jobs_count_as_leaving_until_they_are_gone() -> None:
     assert one.fake.calls["scancel"] > cancels
 
 
+def test_jobs_that_die_unseen_on_a_forgetful_site_are_told_by_their_logs() -> None:
+    fake = Fake({"n0": 4}, age=2.0, broken={"n0"})
+    one = site(fake=fake, logs="Permission denied: /scratch").run(3600)
+    (paused,) = one.told("pool_paused")
+    assert "Permission denied" in paused["why"] and fake.calls["sbatch"] < 10
+
+
+def test_one_bad_moment_of_a_lone_node_does_not_pause_its_pool() -> None:
+    one = site(slots=8, nodes=1, gpu=8)
+    one.fake.broken = {"n0"}
+    one.run(20)
+    one.fake.broken = set()
+    one.run(60)
+    assert one.connected() == 8 and one.told("pool_paused") == []
+    assert sum("no worker came" in fact.get("cause", "") for fact in one.told("job_ended")) == 16
+
+
+def test_a_preempted_job_that_is_put_back_counts_as_waiting() -> None:
+    one = site().run(30)
+    (job, *_) = one.fake.running()
+    job.state, job.reason, job.started, job.node = "PENDING", "JobHeldUser", None, ""
+    one.run(20)
+    facts = one.keeper.facts()["gpu"]
+    assert (facts["queued"], facts["running"], facts["connected"]) == (1, 3, 3)
+    assert [fact["job"] for fact in one.told("job_requeued")] == [job.id]
+    job.reason = "None"
+    one.run(20)
+    assert one.connected() == 4 and one.fake.calls["sbatch"] == 1
+    assert [fact["job"] for fact in one.told("job_started")].count(job.id) == 2
+
+
+def test_every_start_and_end_is_told_once() -> None:
+    fake = Fake({"n0": 8}, walltime=50.0, joins=1.0)
+    one = site(fake=fake).run(300)
+    started, ended = (Counter(fact["job"] for fact in one.told(event)) for event in ("job_started", "job_ended"))
+    assert set(started.values()) == set(ended.values()) == {1}
+    assert len(started) - len(ended) == 4 and {fact["node"] for fact in one.told("job_started")} == {"n0"}
+
+
+def test_a_clock_that_is_set_back_stops_nothing() -> None:
+    one = site().run(60)
+    one.fake.now -= 7200
+    for job in one.fake.running()[:2]:
+        one.fake.end(job, "NODE_FAIL")
+    one.fake.jobs = [job for job in one.fake.jobs if job.alive]
+    one.run(200)
+    assert one.jobs() == 4
+
+
+def test_work_given_before_the_driver_was_told_is_not_cut_off() -> None:
+    """The driver asks who is leaving, then gives work, then looks: whoever got some in between keeps it."""
+    one = site(gpu=1)
+    one.work = lambda worker: False
+    one.run(60)
+    keeper, seen = one.keeper, one.fake.seen(one.pools)
+    assert keeper.leaving() == set()
+    keeper.scale("gpu", 0)
+    keeper.step()
+    # Work is given here, as nobody was said to be leaving. The look that follows is from before.
+    keeper.look(one.needed, seen)
+    keeper.step()
+    assert one.jobs() == 1
+    assert keeper.leaving() == {seen[0].job}
+    keeper.look(one.needed, one.fake.seen(one.pools, {seen[0].worker}))
+    keeper.step()
+    assert one.jobs() == 1
+    keeper.look(one.needed, seen)
+    keeper.step()
+    assert one.jobs() == 0
+
+
+def test_a_command_that_is_refused_does_not_keep_others_back() -> None:
+    one = site().run(30)
+    real = one.fake.call
+
+    def unwilling(argv: Any, stdin: Any) -> Any:
+        answer = real(argv, stdin)
+        return type(answer)(1, "", "Access/permission denied") if argv[0] == "sinfo" else answer
+
+    one.keeper._slurm = Slurm(unwilling)
+    one.fake.broken = {"n1"}
+    for job in one.fake.running():
+        one.fake.end(job, "NODE_FAIL")
+    one.fake.nodes["n0"] = 0
+    one.run(60)
+    assert len(one.told("command_failed")) == 1
+    one.fake.broken, one.fake.nodes["n0"] = set(), 4
+    one.keeper.scale("gpu", 2)
+    one.run(200)
+    assert one.jobs() == 2
+
+
 def test_steps_say_how_long_nothing_is_due() -> None:
     one = site().run(2000)
     assert max(one.steps[-200:]) > 100

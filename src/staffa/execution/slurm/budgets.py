@@ -21,16 +21,21 @@ UNFIT = ("down", "drain", "fail", "maint", "unk", "power", "reboot", "inval", "b
 """What sinfo calls nodes that take no job now."""
 
 
-def failed_to_start(end: Change) -> bool:
-    """Whether a job ended by itself, and none of its workers ever joined this driver.
+def start_failure(end: Change, log_tail: Callable[[str, str], str]) -> str:
+    """The last words of a job that ended by itself before any of its workers came; empty if that is not what happened.
 
-    An adopted job may have served an earlier driver; one that vanished from the queue may have been
-    cancelled there by anyone.
+    An adopted job may have served an earlier driver. One that vanished from the queue may have been
+    cancelled there by anyone, unless its log says that it ran.
     """
     job = end.job
     if job.joined or job.adopted or job.cancelled is not None or job.state in BLAMELESS:
-        return False
-    return bool(job.state) or end.before != "queued"
+        return ""
+    words = log_tail(job.pool, job.id).strip()
+    if words or (not job.state and end.before == "queued"):
+        return words
+    after = "" if end.seconds is None else f" after {end.seconds:.0f} s"
+    reason = "" if job.reason in ("", "None") else f" ({job.reason})"
+    return f"job {job.id} on {job.node or 'an unknown node'}: {job.state or 'gone'}{reason}{after}, and left no log"
 
 
 def is_fast(end: Change) -> bool:
@@ -43,7 +48,7 @@ class Budget:
     """Start failures of one pool.
 
     - `limit`: failures in a row after which it pauses.
-    - `excluded`: nodes left out; `suspects`: nodes to leave out, if others remain; `kept`: suspects without others.
+    - `excluded`: nodes left out; `suspects`: nodes to leave out, if others remain.
     - `words`: the last that a failing job said.
     - `since`: only what started later counts.
     - `short`: rounds in a row in which a job ended soon by itself: what comes next waits the longer.
@@ -54,7 +59,6 @@ class Budget:
     by_node: Counter[str] = field(default_factory=Counter)
     excluded: set[str] = field(default_factory=set)
     suspects: set[str] = field(default_factory=set)
-    kept: set[str] = field(default_factory=set)
     words: str = ""
     short: int = 0
     since: float = 0.0
@@ -83,7 +87,7 @@ class Budget:
             return
         for node in nodes:
             self.by_node[node] += 1
-            if self.by_node[node] >= PER_NODE and node not in self.kept:
+            if self.by_node[node] >= PER_NODE:
                 self.suspects.add(node)
 
     def judge(self, states: dict[str, str], needed: int) -> list[str]:
@@ -98,8 +102,6 @@ class Budget:
             if len(fit) >= max(needed, 1):
                 self.excluded.add(node)
                 left_out.append(node)
-            else:
-                self.kept.add(node)
         self.suspects.clear()
         if left_out:
             self.short = 0
@@ -117,7 +119,6 @@ class Budget:
             self.by_node.clear()
             self.excluded.clear()
             self.suspects.clear()
-            self.kept.clear()
 
 
 def usable(state: str) -> bool:
@@ -132,16 +133,6 @@ def is_hasty(change: Change) -> bool:
     job = change.job
     by_itself = change.what == "ended" and job.cancelled is None and not job.adopted and job.state not in BLAMELESS
     return by_itself and is_fast(change)
-
-
-def last_words(end: Change, log_tail: Callable[[str, str], str]) -> str:
-    """What a job that failed to start said last, or what SLURM says of it."""
-    job = end.job
-    if words := log_tail(job.pool, job.id).strip():
-        return words
-    after = "" if end.seconds is None else f" after {end.seconds:.0f} s"
-    reason = "" if job.reason in ("", "None") else f" ({job.reason})"
-    return f"job {job.id} on {job.node or 'an unknown node'}: {job.state or 'gone'}{reason}{after}, and left no log"
 
 
 def ordered(ends: Sequence[Change]) -> list[Change]:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from staffa.campaign.machine import ClusterConfig, JobShape
-from staffa.execution.slurm.budgets import Budget, failed_to_start, is_fast, is_hasty, last_words, ordered
+from staffa.execution.slurm.budgets import Budget, is_fast, is_hasty, ordered, start_failure
 from staffa.execution.slurm.commands import Full, Refused, Slurm, SlurmError
 from staffa.execution.slurm.lists import compressed
 from staffa.execution.slurm.roll import Change, Roll, Seen
@@ -154,6 +154,7 @@ class Keeper:
         """
         with self._stepping:
             first, self._stepped = not self._stepped, True
+            self._wind()
             if self._clock() >= self._poll_at:
                 self._poll()
             if self._polled and self._silent is None and self._looks:
@@ -224,7 +225,7 @@ class Keeper:
         """What follows from what squeue said."""
         ends = ordered([change for change in changes if change.what == "ended"])
         # Logs lie on a network's disk: they are read without the lock.
-        failed = {end.job.id: last_words(end, self._log_tail) for end in ends if failed_to_start(end)}
+        failed = {end.job.id: words for end in ends if (words := start_failure(end, self._log_tail))}
         with self._lock:
             for pool, jobs in Counter(change.job.pool for change in changes if change.what == "adopted").items():
                 self._say("jobs_adopted", pool=pool, jobs=jobs)
@@ -232,6 +233,8 @@ class Keeper:
                 if change.what in EVENTS:
                     job = change.job
                     self._say(EVENTS[change.what], pool=job.pool, job=job.id, node=job.node, reason=job.reason)
+                if change.what == "started" and change.job.joined:
+                    self._stocks[change.job.pool].budget.joined(change.job.nodes)
             # However many a node's prolog stops, it is drained after the first.
             for job in {change.job.pool: change.job for change in changes if change.what == "held"}.values():
                 self._failed(job.pool, [], f"SLURM holds job {job.id}: {job.reason}", fast=False)
@@ -276,18 +279,20 @@ class Keeper:
         """Bring what is in the queue in line: bad nodes left out, jobs let go, throttles."""
         if self._clock() < self._tend_at:
             return
-        try:
-            self._judge_nodes()
-            self._let_go()
-            for stock in self._stocks.values():
-                self._leave_out(stock)
-                self._throttle(stock)
-            self._disobeyed = False
-        except SlurmError as error:
-            with self._lock:
+        failed: SlurmError | None = None
+        for act in (self._let_go, self._judge_nodes, self._leave_out, self._throttle):
+            try:
+                act()
+            except SlurmError as error:
+                failed = error
+                if not isinstance(error, Refused):
+                    break
+        with self._lock:
+            if failed is not None:
+                self._tend_at = self._clock() + self._interval
                 if not self._disobeyed:
-                    self._say("command_failed", why=error.message, hint=error.hint)
-                self._disobeyed, self._tend_at = True, self._clock() + self._interval
+                    self._say("command_failed", why=failed.message, hint=failed.hint)
+            self._disobeyed = failed is not None
 
     def _judge_nodes(self) -> None:
         for stock in self._stocks.values():
@@ -295,12 +300,10 @@ class Keeper:
                 continue
             states = self._slurm.nodes(stock.partition)
             with self._lock:
-                failures = dict(stock.budget.by_node)
+                failures, words = dict(stock.budget.by_node), stock.budget.words
                 for node in stock.budget.judge(states, stock.shape.nodes):
                     stock.not_before = 0.0
-                    self._say(
-                        "node_excluded", pool=stock.pool, node=node, failures=failures[node], words=stock.budget.words
-                    )
+                    self._say("node_excluded", pool=stock.pool, node=node, failures=failures[node], words=words)
 
     def _let_go(self) -> None:
         with self._lock:
@@ -318,21 +321,22 @@ class Keeper:
                 self._say("jobs_cancelled", pool=pool, jobs=jobs, ids=ids)
             self._hurry()
 
-    def _leave_out(self, stock: Stock) -> None:
-        with self._lock:
-            arrays, nodes = stock.unaware(), stock.excluded
-        if arrays:
-            self._slurm.exclude(arrays, nodes)
+    def _leave_out(self) -> None:
+        for stock in self._stocks.values():
             with self._lock:
+                arrays, nodes = stock.unaware(), stock.excluded
+            if arrays:
+                self._slurm.exclude(arrays, nodes)
                 stock.exclusions |= dict.fromkeys(arrays, nodes)
 
-    def _throttle(self, stock: Stock) -> None:
-        with self._lock:
-            shares, _ = stock.shares()
-        for array, share in shares.items():
-            if stock.throttles.get(array) != share:
-                self._slurm.throttle(array, share)
-                stock.throttles[array] = share
+    def _throttle(self) -> None:
+        for stock in self._stocks.values():
+            with self._lock:
+                shares, _ = stock.shares()
+            for array, share in shares.items():
+                if stock.throttles.get(array) != share:
+                    self._slurm.throttle(array, share)
+                    stock.throttles[array] = share
 
     # Jobs that are missing
 
@@ -406,6 +410,15 @@ class Keeper:
         stock.troubled = True
 
     # Time
+
+    def _wind(self) -> None:
+        """A clock that was set back must not make anything wait for longer than it ever does."""
+        with self._lock:
+            latest = self._clock() + self._settings.poll.maximum
+            self._poll_at, self._tend_at = min(self._poll_at, latest), min(self._tend_at, latest)
+            self._submit_at = min(self._submit_at, self._clock() + self._settings.submit.every)
+            for stock in self._stocks.values():
+                stock.not_before = min(stock.not_before, latest)
 
     def _due(self) -> float:
         """When something may be due again, if nobody says anything new."""

@@ -37,6 +37,7 @@ class Job:
 
     - `adopted`: an earlier driver submitted it.
     - `state`, `reason`, `node`, `started`, `ends`: as in `commands.Task`; `node` outlives a requeue.
+    - `listed`: squeue has shown it; `announced`: its start has been told.
     - `joined`: a worker of it has connected since it last started; `worked`: it was busy at some time.
     - `idle_since`: since when it has run with nothing to do.
     - `stuck`: it waits for ever: SLURM holds it, or no node may run it.
@@ -51,6 +52,7 @@ class Job:
     adopted: bool = False
     phase: Phase = "queued"
     listed: bool = False
+    announced: bool = False
     state: str = "PENDING"
     reason: str = ""
     node: str = ""
@@ -187,7 +189,8 @@ class Roll:
         job.phase = "ending" if task.state == "COMPLETING" else "running"
         job.stuck = False
         _idle(job, now)
-        return [Change(job, "started", before)] if before == "queued" and self._merged else []
+        told, job.announced = job.announced or not self._merged, True
+        return [] if told else [Change(job, "started", before)]
 
     def _waits(self, job: Job, before: Phase) -> list[Change]:
         # A worker that is connected knows better than an answer which crossed its coming.
@@ -196,7 +199,7 @@ class Roll:
         job.phase = "queued"
         again = before != "queued"
         if again:
-            job.joined, job.worked, job.idle_since = False, False, None
+            job.announced, job.joined, job.worked, job.idle_since = False, False, False, None
             job.stay()
         told, job.stuck = job.stuck, held(job.state, job.reason, ran=again or bool(job.node))
         if job.stuck:
