@@ -25,8 +25,8 @@ def test_a_healthy_machine(tmp_path, monkeypatch):
     monkeypatch.setenv("STAFFA_CACHE", str(tmp_path / "cache"))
     (tmp_path / "cache").mkdir(mode=0o700)
     checks = {check.what: check for check in doctor.examine(ClusterConfig(), tmp_path / "runs")}
-    order = ["Python", "packages", "imports", "JAX", "storage.root", "room", "compile cache", "graphviz"]
-    assert list(checks) == order
+    order = "Python, packages, imports, JAX, x64, threads, variables, storage.root, locks, room, quota, compile cache"
+    assert list(checks) == [*order.split(", "), "telemetry", "plug-ins", "graphviz"]
     assert [name for name, check in checks.items() if check.result == "failed"] == []
     assert "jitted function runs" in checks["JAX"].found and "cpu" in checks["JAX"].found
     # Looking leaves nothing behind, not even the folder that campaigns will make.
@@ -178,6 +178,31 @@ class TestCluster:
         assert doctor.allocation({}).result == "failed" and "salloc" in doctor.allocation({}).mend
         given = {"SLURM_JOB_ID": "7", "CUDA_VISIBLE_DEVICES": "0,1"}
         assert doctor.allocation(given).result == "ok"
+
+
+def test_settings_of_the_campaign_are_looked_at(tmp_path, monkeypatch):
+    """What `execution` says reaches the checks; a folder that cannot hold campaigns spares what rests on it."""
+    monkeypatch.setattr(doctor.surroundings, "cores", lambda: 2)
+    monkeypatch.setattr(doctor.surroundings, "granted_cores", lambda: None)
+    (tmp_path / "runs").touch()
+    checks = {
+        check.what: check
+        for check in doctor.examine(ClusterConfig(), tmp_path / "runs", x64=True, telemetry=False, workers=50)
+    }
+    assert checks["x64"].found == "double precision computes; execution.x64: true"
+    assert checks["threads"].result == "warning" and "50 workers are asked for" in checks["threads"].found
+    assert checks["telemetry"].result == "warning"
+    assert checks["storage.root"].result == "failed" and "locks" not in checks
+
+
+@pytest.mark.parametrize(
+    ("results", "code", "strict"),
+    [(["ok"], 0, 0), (["ok", "warning"], 0, 1), (["warning", "failed"], 3, 3), ([], 0, 0)],
+)
+def test_exit_codes(results, code, strict):
+    checks = [doctor.Check("here", "what", result, "found") for result in results]
+    assert doctor.facts(checks)["exit_code"] == code
+    assert doctor.facts(checks, fail_on_warning=True)["exit_code"] == strict
 
 
 def test_the_sheet():

@@ -26,8 +26,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from staffa.campaign.config import stray_variables
 from staffa.campaign.machine import DRIVER, ClusterConfig, JobShape, driver_shape, shapes
 from staffa.errors import StaffaError
+from staffa.execution import surroundings
 from staffa.execution.checks import (
     CLOCK_SECONDS,
     FAILED,
@@ -79,6 +81,8 @@ def examine(
     *,
     x64: bool = False,
     prng: str = "threefry2x32",
+    telemetry: bool = True,
+    workers: int | None = None,
     patience: float = 120.0,
     tell: Callable[[str], None] = lambda text: None,
 ) -> Iterator[Check]:
@@ -86,43 +90,71 @@ def examine(
 
     Arguments:
     - `storage`: `storage.root`, the folder that holds the campaigns' folders.
-    - `x64`, `prng`: of section `execution`; they go into the workers' environment.
+    - `x64`, `prng`, `telemetry`, `workers`: of section `execution`.
     - `patience`: seconds a probe job may wait in the queue.
     - `tell`: told what is being waited for.
     """
     storage = storage.expanduser().absolute()
-    yield from this_machine(storage)
+    here = machine.kind not in ("slurm", "allocation")
+    wanted = machine.workers or workers
+    yield from this_machine(storage, x64=x64, telemetry=telemetry, workers=wanted, sampling=here)
     if machine.kind == "allocation":
         yield allocation(os.environ)
+    elif machine.kind not in ("local", "slurm"):
+        yield surroundings.cluster_plugin(HERE, machine.kind)
     elif machine.kind == "slurm":
         yield from the_cluster(machine, storage, worker_environment(x64, prng), patience=patience, tell=tell)
 
 
-def facts(checks: Iterable[Check]) -> dict[str, Any]:
-    """All checks with their count, for `--json` and for a sheet; `exit_code` is 3 where one failed."""
+def facts(checks: Iterable[Check], *, fail_on_warning: bool = False) -> dict[str, Any]:
+    """All checks with their count, for `--json` and for a sheet.
+
+    `exit_code` is 3 where one failed, and 1 where one warns and that is asked for.
+    """
     found = list(checks)
     failed = sum(check.result == FAILED for check in found)
+    warnings = sum(check.result == WARNING for check in found)
     return {
         "checks": [dataclasses.asdict(check) for check in found],
         "failed": failed,
-        "warnings": sum(check.result == WARNING for check in found),
-        "exit_code": 3 if failed else 0,
+        "warnings": warnings,
+        "exit_code": 3 if failed else 1 if warnings and fail_on_warning else 0,
     }
 
 
 # --- this machine ----------------------------------------------------------------------------------
 
 
-def this_machine(storage: Path) -> Iterator[Check]:
-    """Everything a campaign needs of the machine its driver runs on."""
+def this_machine(
+    storage: Path, *, x64: bool = False, telemetry: bool = True, workers: int | None = None, sampling: bool = True
+) -> Iterator[Check]:
+    """Everything a campaign needs of the machine its driver runs on.
+
+    Arguments:
+    - `workers`: worker processes that are asked for here; None for one a core.
+    - `sampling`: whether workers run here, and not on nodes elsewhere.
+    """
     looking, importing = start_jax(os.environ), _importing()
+    doubling, plugging = surroundings.start_x64(), surroundings.start_plugins()
     yield python()
     yield packages()
     yield imports(importing)
     yield devices(looking)
-    yield folder(storage)
+    yield surroundings.x64(HERE, doubling, x64, os.environ)
+    cores = surroundings.cores()
+    granted, asked = (surroundings.granted_cores(), workers) if sampling else (None, 1)
+    yield surroundings.threads(HERE, os.environ, cores, granted, asked)
+    yield surroundings.variables(HERE, stray_variables(os.environ))
+    kept = folder(storage)
+    yield kept
+    if kept.result != FAILED:
+        with tempfile.TemporaryDirectory(prefix=".doctor-", dir=_nearest(storage)) as place:
+            yield surroundings.locks(HERE, Path(place))
     yield room(storage)
+    yield surroundings.quota(HERE, _nearest(storage), (ROOM[0], INODES[0]), (ROOM[1], INODES[1]))
     yield cache()
+    yield surroundings.telemetry(HERE, telemetry)
+    yield surroundings.plugins_check(HERE, plugging)
     yield graphviz()
 
 

@@ -38,6 +38,10 @@ class Outcome(enum.IntEnum):
     """The trial ran past `execution.timeout`; no data."""
     KILLED = 5
     """The trial took its process down; no data."""
+    CANCELLED = 6
+    """Somebody decided that the trial is not to be run; no data."""
+    MISSING_INPUT = 7
+    """A file the trial needs (`inputs`) is not there; no data."""
     PADDING = 255
     """No trial: the row only fills up a shard."""
 
@@ -48,6 +52,11 @@ class Outcome(enum.IntEnum):
     @property
     def failed(self) -> bool:
         return self in (Outcome.RAISED, Outcome.TIMEOUT, Outcome.KILLED)
+
+    @property
+    def exempt(self) -> bool:
+        """Whether the trial was not tried and, as things stand, is not to be."""
+        return self in (Outcome.CANCELLED, Outcome.MISSING_INPUT)
 
     @property
     def word(self) -> str:

@@ -99,6 +99,33 @@ def test_the_stronger_tier_wins_with_its_origins(weak, strong):
             assert flat[path] == value
 
 
+@given(TREES)
+def test_a_tier_over_itself_changes_nothing(tree):
+    assert layers.values(layers.merge(tree, tree)) == layers.values(tree)
+    assert layers.merge(layers.merge(tree, tree), tree) == layers.merge(tree, tree)
+
+
+@given(TREES, TREES)
+def test_what_only_the_weak_tier_says_stays(weak, strong):
+    merged = layers.merge(weak, strong)
+    assert merged.keys() == weak.keys() | strong.keys()
+    assert all(merged[key] == weak[key] for key in weak.keys() - strong.keys())
+
+
+@given(TREES, TREES)
+def test_tiers_that_say_different_things_may_change_places(one, other):
+    one = {f"{key}1": node for key, node in one.items()}
+    assert layers.merge(one, other) == layers.merge(other, one)
+
+
+@given(st.lists(TREES, max_size=5))
+def test_every_value_comes_from_the_strongest_tier_that_says_it(tiers):
+    merged = functools.reduce(layers.merge, tiers, {})
+    said = [layers.origins(tier) for tier in tiers]
+    for path, origin in layers.origins(merged).items():
+        assert origin == [tier[path] for tier in said if path in tier][-1]
+
+
 @given(TREES, TREES)
 def test_merging_changes_neither_tier(weak, strong):
     before = pickle.dumps((layers.values(weak), layers.values(strong)))
@@ -230,6 +257,40 @@ def test_each_tier_beats_the_one_below(write):
     assert told["execution.segments"] == "profiles/smoke.yaml:1"
     assert told["execution.timeout"] == "STAFFA_EXECUTION__TIMEOUT"
     assert told["execution.workers"] == "--set"
+
+
+def test_the_runtime_stands_between_the_environment_and_set(write):
+    path = write(WALK + "execution: {window: 20, patience: 20s, segments: 20}\n")
+    variables = {f"STAFFA_EXECUTION__{name}": "30" for name in ("WINDOW", "PATIENCE", "SEGMENTS")}
+    declaration = load(
+        path,
+        environ=variables,
+        ambient=["execution.patience=40", "execution.segments=40"],
+        overrides=["execution.segments=50"],
+    )
+    execution = declaration.campaign.execution
+    assert (execution.window, execution.patience, execution.segments) == (30, 40, 50)
+    told = {path: str(origin) for path, _, origin in config.explain(declaration)}
+    assert told["execution.window"] == "STAFFA_EXECUTION__WINDOW"
+    assert (told["execution.patience"], told["execution.segments"]) == ("runtime", "--set")
+
+
+def test_variables_that_were_meant_as_settings():
+    environ = {
+        "STAFFA_EXECUTON__WINDOW": "3",
+        "STAFFA_REPLICATS": "4",
+        "STAFFA_REPLICATES": "4",
+        "STAFFA_CACHE": "/tmp",
+        "STAFFA_DEBUG": "1",
+        "STAFFA_PLUGINS": "[]",
+        "OTHER_EXECUTON__WINDOW": "3",
+    }
+    strays = config.stray_variables(environ)
+    assert [(str(stray.origin), stray.value) for stray in strays] == [
+        ("STAFFA_EXECUTON__WINDOW", "3"),
+        ("STAFFA_REPLICATS", "4"),
+    ]
+    assert "'execution'" in strays[0].hint and "'replicates'" in strays[1].hint
 
 
 def test_a_scalar_between_two_mappings_cuts_them_apart(write):
@@ -751,6 +812,67 @@ def test_the_schema_describes_every_field():
     assert schema["additionalProperties"] is False
     timeout = json.dumps(schema["$defs"]["ExecutionConfig"]["properties"]["timeout"])
     assert '"string"' in timeout and '"number"' in timeout
+
+
+@pytest.mark.parametrize("of", ["cluster", "profile"])
+def test_other_files_have_schemas_too(of):
+    assert config.json_schema(of)["additionalProperties"] is False
+    with pytest.raises(ConfigError, match="no schema of a 'campain'") as caught:
+        config.json_schema("campain")
+    assert "'campaign'" in caught.value.hint
+
+
+# --- everything that is wrong ----------------------------------------------------------------------
+
+
+def test_an_error_carries_its_complaints(write):
+    error = refused(write(WALK + "sampling: {thin: 0, darws: 3}\n"))
+    found = [(one.field, one.value, one.origin.line) for one in error.complaints]
+    assert found == [("sampling.thin", 0, 5), ("sampling.darws", 3, 5)]
+    assert pickle.loads(pickle.dumps(type(error)(error.message, error.hint))).message == error.message
+
+
+def test_examining_goes_on_where_loading_stops(write):
+    write("set: {samplng: {}}", "profiles/bad.yaml")
+    path = write(WALK + "seeds: {global: 1}\nsampling: {thin: 0}\nreplicates: 3\n")
+    seen = config.examine(path, profile="bad", overrides=["execution.window=none", "x"], environ={})
+    assert [(str(one.origin), one.field) for one in seen.complaints] == [
+        ("profiles/bad.yaml:1", "samplng"),
+        ("--set", ""),
+        ("--set", "execution.window"),
+        ("campaign.yaml:5", "seeds.global"),
+        ("campaign.yaml:6", "sampling.thin"),
+    ]
+    assert seen.unsound == {"seeds", "sampling", "execution"}
+    left = seen.declaration.campaign
+    assert (left.replicates, left.sampling.thin, left.execution.window) == (3, 1, 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "fields"),
+    [
+        ("experiment: {use: x}\nreplicates: 0\n", ["campaign", "replicates"]),
+        ("campaign: {name: 3}\nreplicates: 0\n", ["experiment", "campaign.name", "replicates"]),
+        ("campaign: {name: x}\nexperiment: 3\n", ["experiment"]),
+    ],
+)
+def test_a_campaign_without_its_head_is_examined_all_the_same(write, text, fields):
+    seen = config.examine(write(text), environ={})
+    assert [one.field for one in seen.complaints] == fields and seen.declaration is not None
+
+
+def test_a_file_that_cannot_be_read_is_one_complaint(write):
+    seen = config.examine(write(WALK + "a: [1\n"), environ={})
+    assert len(seen.complaints) == 1 and seen.declaration is None
+    assert (seen.complaints[0].origin.file, seen.complaints[0].origin.line) == ("campaign.yaml", 6)
+
+
+@given(st.binary(max_size=80) | st.text(max_size=80).map(str.encode))
+@settings(max_examples=150, deadline=None)
+def test_no_file_ends_an_examination(tmp_path_factory, content):
+    path = tmp_path_factory.getbasetemp() / "examined.yaml"
+    path.write_bytes(content)
+    assert config.examine(path, environ={}).complaints
 
 
 def test_the_room_stays_pure():

@@ -121,7 +121,7 @@ def test_waits_grow_up_to_their_bound_and_are_shaken(
     retries = Retries(9, initial, factor, jitter, initial + more)
     wait = retries.wait(tries, chance)
     plain = Retries(9, initial, factor, 0, initial + more)
-    assert abs(wait - plain.wait(tries, chance)) <= plain.wait(tries, chance) * jitter * (1 + 1e-9)
+    assert abs(wait - plain.wait(tries, chance)) <= plain.wait(tries, chance) * (jitter + 1e-12)
     assert plain.wait(1, chance) == initial
     assert plain.wait(tries, 0) <= plain.wait(tries + 1, 0) <= initial + more
     assert retries.wait(tries, 0) <= retries.wait(tries, 0.5) <= retries.wait(tries, 0.999)

@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from staffa.execution.marks import Started, StartMark, read_mark, spans, unspan
+from staffa.execution.marks import Started, StartMark, read_mark
+from staffa.storage.spans import spans, unspan
 
 HEAD = """
 import sys, time

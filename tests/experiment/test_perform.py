@@ -292,6 +292,15 @@ REFUSALS = {
         bad(extra='dims = {"x": ("a",)}; coords = {"a": [1, 2]}'),
         ["coords['a'] has 2 values", "length 3"],
     ),
+    "dims of no output": (
+        bad(extra='dims = {"xx": ("a",)}'),
+        ["model.py:5: ", "dims['xx']: step records no output 'xx'", "did you mean 'x'?", "self.dims in __init__"],
+    ),
+    "coords of no axis": (
+        bad(extra='dims = {"x": ("place",)}; coords = {"plaice": [1, 2, 3]}'),
+        ["model.py:5: ", "coords['plaice']: no output has an axis 'plaice'", "did you mean 'place'?", "self.coords"],
+    ),
+    "coords of an engine's axis that is not there": (bad(extra='coords = {"chain": [1]}'), ["no output has an axis"]),
     "ragged without its length": (
         bad(extra='ragged = {"x": "count"}'), ["ragged['x'] = 'count'", "no output 'count'"]
     ),
@@ -318,6 +327,18 @@ REFUSALS = {
         ["model.py:3: ", "Bad.initialize takes (self, key)"],
     ),
 }  # fmt: skip
+
+
+def test_dims_and_coords_may_be_an_instances_own(tmp_path: Path) -> None:
+    """What an option adds is named where the option is known."""
+    source = bad(result='state, {"x": state, **({"y": state[:2]} if self.more else {})}').replace(
+        "class Bad(staffa.Experiment):",
+        "class Bad(staffa.Experiment):\n    more = True\n    def __init__(self):\n"
+        "        self.dims = {'x': ('a',), 'y': ('b',)}\n        self.coords = {'b': ['left', 'right']}",
+    )
+    lab = Lab(tmp_path, source)
+    schema = lab.describe(lab.spec("Bad", draws=4))
+    assert [output.dims for output in schema.outputs] == [("a",), ("b",)] and schema.coords["b"] == ("left", "right")
 
 
 @pytest.mark.parametrize("case", REFUSALS)

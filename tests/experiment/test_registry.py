@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from staffa.errors import PluginError
-from staffa.experiment import registry
+from staffa.experiment import plugins, registry
 from staffa.experiment.protocol import Experiment
 from staffa.experiment.registry import build, load_class, located, parse, reference_of
 
@@ -168,7 +168,7 @@ def test_blocks_nest(folder: Path) -> None:
 
 
 @pytest.fixture
-def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def walks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A distribution as pip leaves it: a module and its entry points."""
     site = tmp_path / "site"
     info = site / "walks-1.0.dist-info"
@@ -182,7 +182,7 @@ def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "staffa_test_walks", raising=False)
 
 
-def test_installed_plugins_are_found_by_name(plugins: None, folder: Path) -> None:
+def test_installed_plugins_are_found_by_name(walks: None, folder: Path) -> None:
     walk = build({"use": "walk", "dimension": 4, "target": {"use": "walk"}}, folder)
     assert walk.options[0] == 4 and type(walk.options[4]) is type(walk)
     assert load_class("walk", folder) is type(walk)
@@ -192,7 +192,7 @@ def test_installed_plugins_are_found_by_name(plugins: None, folder: Path) -> Non
 
 
 def test_without_plugins_the_other_way_is_shown(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry.importlib.metadata, "entry_points", lambda group: ())
+    monkeypatch.setattr(plugins.importlib.metadata, "distributions", lambda: ())
     assert "model.py:Class" in refused({"use": "walk"}, folder)
 
 

@@ -26,7 +26,7 @@ import staffa
 
 class Plain(staffa.Experiment):
     vectorize = "off"
-    dims = {"spin": ("chain", "site"), "site": ()}
+    dims = {"spin": ("chain", "site")}
     def initialize(self, key, params):
         return [np.random.default_rng(key).integers(0, 2**63)]
     def adapt(self, key, state, params):
@@ -75,7 +75,7 @@ def loop_of(folder: Path, name: str, params: list[dict[str, Any]], sampling: Sam
 
 
 def run(loop: Loop, lanes: list[int] | None = None) -> Loop:
-    loop.run(range(len(loop.words)) if lanes is None else lanes, unguarded, lambda: None)
+    loop.run(range(len(loop.words)) if lanes is None else lanes, unguarded, lambda: True)
     return loop
 
 
@@ -125,7 +125,11 @@ def test_every_trial_stands_alone_in_the_guard_and_finished_ones_are_not_done_ag
         seen.append(list(lanes))
         yield
 
-    loop.run(range(5), guard, lambda: counted.append(int((loop.outcomes == Outcome.OK).sum())))
+    def progressed() -> bool:
+        counted.append(int((loop.outcomes == Outcome.OK).sum()))
+        return True
+
+    loop.run(range(5), guard, progressed)
     assert seen == [[0], [2], [3]] and counted == [2, 3, 4]
     assert outcomes(loop.outcomes) == ["ok"] * 4 + ["padding"]
 

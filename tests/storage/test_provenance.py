@@ -11,7 +11,15 @@ import pytest
 
 from staffa.errors import ConfigError
 from staffa.storage import provenance
-from staffa.storage.provenance import changed_files, code_digest, dirty_files, gather, snapshot_code
+from staffa.storage.provenance import (
+    amend,
+    changed_files,
+    code_digest,
+    dirty_files,
+    gather,
+    known_backends,
+    snapshot_code,
+)
 from staffa.storage.workspace import Workspace
 
 NAMES = ["it's a flow", "bær-日本", "with space"]
@@ -174,6 +182,20 @@ def test_gather_without_git_and_without_a_folder(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("PATH", str(tmp_path))
     assert gather(tmp_path)["git"] == {"outside": True, "commit": None, "dirty": None}
     assert gather(tmp_path / "nowhere")["git"]["outside"] is True
+
+
+def test_amend_says_more_and_forgets_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "provenance.json"
+    amend(path, code="a", trials=3)
+    amend(path, code="b", tags={"x": {"object": "y"}})
+    assert json.loads(path.read_text()) == {"code": "b", "trials": 3, "tags": {"x": {"object": "y"}}}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["provenance.json"]
+
+
+def test_backends_are_read_back_by_name(tmp_path: Path) -> None:
+    (tmp_path / "backend-ab12.json").write_text('{"device": "cpu"}')
+    (tmp_path / "backend-cd34.json").write_text("rubbish")
+    assert known_backends(tmp_path) == {"ab12": {"device": "cpu"}}
 
 
 def test_gather_keeps_no_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,41 +3,114 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, get_args, get_origin
+from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from staffa.campaign.layers import Address, Origin, Tree, dotted, nearest, shortened
+from staffa.campaign.layers import DEFAULT, Address, Origin, Tree, dotted, nearest, shortened, values
 from staffa.campaign.model import SCHEDULED
-from staffa.errors import ConfigError, near
+from staffa.errors import ConfigError, StaffaError, near
+
+Model = TypeVar("Model", bound=BaseModel)
+
+FIELD = r"[a-z_][\w-]*(?:\.[\w-]+|\[\d+\])*"
+"""A dotted path, as messages begin with it."""
 
 BRANCHES = ((SCHEDULED,), ("off",))
 
 
 @dataclass(frozen=True)
 class Complaint:
-    """One thing that is wrong, where it was written, and what was probably meant."""
+    """One thing that is wrong, where it was written, and what was probably meant.
+
+    Arguments:
+    - `field`: dotted path from the top of the declaration; empty where no field is to blame.
+    - `value`: what was written there; None where nothing was.
+    """
 
     origin: Origin
     field: str
     text: str
     hint: str
+    value: Any = None
 
     def __str__(self) -> str:
-        return f"{self.origin}: {self.field}: {self.text}"
+        place = "" if self.origin == DEFAULT else f"{self.origin}: "
+        return f"{place}{self.field}: {self.text}" if self.field else f"{place}{self.text}"
+
+
+class Refused(ConfigError):
+    """A declaration that is wrong, complaint by complaint."""
+
+    def __init__(self, message: str, hint: str = "", complaints: tuple[Complaint, ...] = ()) -> None:
+        super().__init__(message, hint)
+        self.complaints = complaints
 
 
 def refusal(complaints: Iterable[Complaint]) -> ConfigError:
     """One error for all complaints: each on its line, hints behind them unless there is only one."""
-    listed = sorted(complaints, key=lambda complaint: (complaint.origin.file or "", complaint.origin.line or 0))
+    listed = tuple(sorted(complaints, key=lambda found: (found.origin.file or "", found.origin.line or 0)))
     if len(listed) == 1:
-        return ConfigError(str(listed[0]), listed[0].hint)
+        return Refused(str(listed[0]), listed[0].hint, listed)
     lines = [f"{complaint} ({complaint.hint})" if complaint.hint else str(complaint) for complaint in listed]
-    return ConfigError("\n".join(lines), f"mend these {len(lines)} lines")
+    return Refused("\n".join(lines), f"mend these {len(lines)} lines", listed)
+
+
+def validated(tree: Tree, model: type[Model], blamed: Origin) -> Model:
+    """The tree as a model. Raises `Refused` with all that is wrong; `blamed` for what is missing."""
+    try:
+        return model.model_validate(values(tree))
+    except ValidationError as error:
+        raise refusal(complaints(error, tree, model, blamed)) from None
+
+
+def check_piece(tree: Tree, model: type[BaseModel], blamed: Origin) -> None:
+    """Refuse what is wrong in a piece of a declaration, whatever the rest will be.
+
+    What is missing may stand elsewhere, and what two fields make of each other is judged with the rest.
+    """
+    try:
+        model.model_validate(values(tree))
+    except ValidationError as error:
+        kinds = [item["type"] for item in error.errors(include_url=False)]
+        found = complaints(error, tree, model, blamed)
+        own = [one for one, kind in zip(found, kinds, strict=True) if kind not in ("missing", "clash")]
+        if own:
+            raise refusal(own) from None
+
+
+def complaint_of(error: StaffaError, whereabouts: Callable[[str], Origin], value: Callable[[str], Any]) -> Complaint:
+    """What another room said in one sentence, taken apart.
+
+    Arguments:
+    - `whereabouts`, `value`: where a dotted path was written, and what stands there.
+    """
+    words, field = error.message.split(": "), ""
+    origin = _origin_in(words[0])
+    if (origin is not None and not words[0].startswith("--")) or words[0] == "--set":
+        words = words[1:]
+    if len(words) > 1 and re.fullmatch(FIELD, words[0]):
+        field, words = words[0], words[1:]
+    elif begins := re.match(rf"({FIELD}) (?=is |needs |cannot |has )", words[0]):
+        field, words = begins[1], [words[0][begins.end() :], *words[1:]]
+    known = whereabouts(field)
+    if origin is None or str(known) == str(origin):
+        origin = known  # which also knows the tier
+    return Complaint(origin, field, ": ".join(words), error.hint, value(field))
+
+
+def _origin_in(word: str) -> Origin | None:
+    """What the first word of a message tells of its place: a file and line, a variable, an option."""
+    if place := re.fullmatch(r"(.+\.(ya?ml|py))(?::(\d+))?", word):
+        tier = "code" if place[2] == "py" else "campaign"
+        return Origin(tier, place[1], int(place[3]) if place[3] else None)
+    if option := re.match(r"--(set|profile|cluster|workflow)\b", word):
+        return Origin("profile" if option[1] == "workflow" else option[1])
+    return Origin("environment", word) if re.fullmatch(r"STAFFA_\w+", word) else None
 
 
 def complaints(error: ValidationError, tree: Tree, model: type[BaseModel], origin: Origin) -> list[Complaint]:
@@ -53,7 +126,8 @@ def _complaint(item: ErrorDetails, tree: Tree, model: type[BaseModel], origin: O
     address = _address(item)
     context: Mapping[str, Any] = item.get("ctx", {})
     hint = context.get("hint") or _hint(item, address, model)
-    return Complaint(nearest(tree, address) or origin, dotted(address), _text(item, context), hint)
+    value = None if item["type"] == "missing" else item.get("input")
+    return Complaint(nearest(tree, address) or origin, dotted(address), _text(item, context), hint, value)
 
 
 def _address(item: ErrorDetails) -> Address:
@@ -72,6 +146,11 @@ def _hint(item: ErrorDetails, address: Address, model: type[BaseModel]) -> str:
     above = _model_at(address[:-1], model)
     field = _fields(above).get(str(address[-1])) if above and address else None
     return (field.description or "") if field else ""
+
+
+def addresses(model: type[BaseModel]) -> list[str]:
+    """Every field of a declaration, as a dotted path."""
+    return [dotted(address) for address in _addresses(model, ())]
 
 
 def _meant(address: Address, model: type[BaseModel]) -> str:

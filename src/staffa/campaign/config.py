@@ -1,27 +1,28 @@
 """The declaration of a campaign: read, merged, checked, frozen, explained.
 
 Tiers, weakest first: the defaults of `model` < cluster config < campaign file
-< profile < `STAFFA_*` variables < `--set`. A stronger tier wins key by key;
-lists are replaced whole. Everything is refused here that can be refused
+< profile < `STAFFA_*` variables < the runtime around the call < `--set`. A
+stronger tier wins key by key; lists are replaced whole. Everything is refused here that can be refused
 without importing the experiment or unfolding the space.
 """
 
 from __future__ import annotations
 
+import difflib
 import functools
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
-from pydantic import BaseModel, ValidationError
-
-from staffa.campaign.complaints import Complaint, complaints, refusal
+from staffa.campaign import profiles
+from staffa.campaign.complaints import Complaint, Refused, complaint_of, refusal, validated
+from staffa.campaign.fields import Section
 from staffa.campaign.frozen import render
-from staffa.campaign.layers import DEFAULT, Node, Origin, Tree, from_python, merge, origins, planted, values
+from staffa.campaign.layers import DEFAULT, Node, Origin, Tree, from_python, merge, origins, planted
 from staffa.campaign.model import CampaignConfig, MachineConfig, ProfileConfig
 from staffa.campaign.reading import read_file, read_text
 from staffa.errors import ConfigError, StaffaError, near
@@ -35,6 +36,7 @@ __all__ = [
     "config_hash",
     "difference",
     "dump",
+    "examine",
     "explain",
     "from_mapping",
     "json_schema",
@@ -42,14 +44,17 @@ __all__ = [
     "load_frozen",
     "load_machine",
     "plain",
+    "stray_variables",
 ]
 
 Row: TypeAlias = tuple[str, Any, Origin]
-Model = TypeVar("Model", bound=BaseModel)
 Refusal = TypeVar("Refusal", bound=StaffaError)
 
 CLUSTER_SECTIONS = ("cluster", "execution", "storage")
 """What a cluster config may hold: a machine has a say in how work is done, never in what is computed."""
+
+SCHEMAS: Mapping[str, type[Section]] = {"campaign": CampaignConfig, "cluster": MachineConfig, "profile": ProfileConfig}
+"""Files that editors may check."""
 
 ABSENT = "(absent)"
 """Stands in a difference for a value that only the other declaration has."""
@@ -92,7 +97,9 @@ def load(
     *,
     cluster: str | Path | None = None,
     profile: str | None = None,
+    workflow: str | Path | None = None,
     overrides: Iterable[str] = (),
+    ambient: Iterable[str] = (),
     environ: Mapping[str, str] | None = None,
 ) -> Declaration:
     """Read a campaign file and every tier around it.
@@ -101,21 +108,38 @@ def load(
     - `path`: the campaign's YAML file.
     - `cluster`: a cluster config, by path or by name (`cluster_configs/<name>.yaml` in the current
       folder, beside the campaign file or in a folder above it). `local` needs no file.
-    - `profile`: name of `profiles/<name>.yaml` beside the campaign file.
+    - `profile`: name of `profiles/<name>.yaml` beside the campaign file, or in `workflow`.
     - `overrides`: `a.b=c` each, the value read as YAML.
+    - `ambient`: the same, said around the call (`staffa.runtime`); `overrides` win.
     - `environ`: the environment; the process's own by default.
 
     Raises ConfigError with one line per thing that is wrong: file:line, field, value.
     """
     path = Path(path)
-    tiers = [
-        _cluster_tier(cluster, path.parent),
-        read_file(path, "campaign"),
-        _profile_tier(profile, path.parent),
-        *_environment_tiers(os.environ if environ is None else environ),
-        *_override_tiers(overrides),
-    ]
+    tiers = [read() for read in _tiers(path, cluster, profile, workflow, overrides, ambient, environ)]
     return _declared(tiers, path.parent, Origin("campaign", str(path)))
+
+
+def _tiers(
+    path: Path,
+    cluster: str | Path | None,
+    profile: str | None,
+    workflow: str | Path | None,
+    overrides: Iterable[str],
+    ambient: Iterable[str],
+    environ: Mapping[str, str] | None,
+) -> Iterator[Callable[[], Tree]]:
+    """How each tier is read, the weakest first."""
+    yield lambda: _cluster_tier(cluster, path.parent)
+    yield lambda: read_file(path, "campaign")
+    yield lambda: _profile_tier(profile, path.parent, workflow)
+    variables = os.environ if environ is None else environ
+    for name in _variables(variables):
+        yield functools.partial(_variable_tier, name, variables[name])
+    for override in ambient:
+        yield functools.partial(override_tier, override, "runtime")
+    for override in overrides:
+        yield functools.partial(override_tier, override, "set")
 
 
 def from_mapping(mapping: Mapping[str, Any], *, directory: str | Path, overrides: Iterable[str] = ()) -> Declaration:
@@ -124,7 +148,7 @@ def from_mapping(mapping: Mapping[str, Any], *, directory: str | Path, overrides
     node = from_python(mapping, origin)
     if not isinstance(node.content, dict):
         raise ConfigError(f"{mapping!r} is not a mapping of sections", "give one in the shape of a campaign file")
-    return _declared([node.content, *_override_tiers(overrides)], Path(directory), origin)
+    return _declared([node.content, *map(override_tier, overrides)], Path(directory), origin)
 
 
 def dump(declaration: Declaration) -> str:
@@ -152,7 +176,7 @@ def load_frozen(
     frozen = dict(read_file(path, "frozen"))
     if cluster is not None:
         frozen.pop("cluster", None)
-    tiers = [frozen, _cluster_tier(cluster, Path()), *_override_tiers(overrides)]
+    tiers = [frozen, _cluster_tier(cluster, Path()), *map(override_tier, overrides)]
     return _declared(tiers, folder, Origin("frozen", str(path)))
 
 
@@ -160,25 +184,107 @@ def load_machine(
     cluster: str | Path | None = None, *, overrides: Iterable[str] = (), environ: Mapping[str, str] | None = None
 ) -> MachineConfig:
     """A cluster config without a campaign: what `doctor` looks at. Tiers and complaints as for `load`."""
-    given = _environment_tiers(os.environ if environ is None else environ)
+    variables = os.environ if environ is None else environ
+    given = [_variable_tier(name, variables[name]) for name in _variables(variables)]
     known = [{key: node for key, node in tier.items() if key in CLUSTER_SECTIONS} for tier in given]
-    tree: Tree = functools.reduce(merge, [_cluster_tier(cluster, Path()), *known, *_override_tiers(overrides)], {})
-    kept = {key: node for key, node in tree.items() if node.content is not None}
-    return _validated(kept, MachineConfig, Origin("cluster", str(cluster)))
+    tree = _merged([_cluster_tier(cluster, Path()), *known, *map(override_tier, overrides)])
+    return validated(tree, MachineConfig, Origin("cluster", str(cluster)))
 
 
 def _declared(tiers: Iterable[Tree], directory: Path, blamed: Origin) -> Declaration:
+    tree = _merged(tiers)
+    return Declaration(validated(tree, CampaignConfig, blamed), origins(tree), directory.absolute())
+
+
+def _merged(tiers: Iterable[Tree]) -> Tree:
+    """All tiers as one; a section that a tier has emptied is as if nobody had written it."""
     merged: Tree = functools.reduce(merge, tiers, {})
-    tree = {key: node for key, node in merged.items() if node.content is not None}
-    campaign = _validated(tree, CampaignConfig, blamed)
-    return Declaration(campaign, origins(tree), directory.absolute())
+    return {key: node for key, node in merged.items() if node.content is not None}
 
 
-def _validated(tree: Tree, model: type[Model], blamed: Origin) -> Model:
-    try:
-        return model.model_validate(values(tree))
-    except ValidationError as error:
-        raise refusal(complaints(error, tree, model, blamed)) from None
+# --- everything that is wrong ----------------------------------------------------------------------
+
+CAMPAIGN_TIER = 1
+"""Place of the campaign file among the tiers."""
+
+STAND_INS = {
+    "campaign": Node({"name": Node("unnamed", DEFAULT)}, DEFAULT),
+    "experiment": Node({"use": Node("unknown", DEFAULT)}, DEFAULT),
+}
+"""What takes the place of a section without which nothing else could be looked at."""
+
+
+@dataclass(frozen=True)
+class Examined:
+    """A declaration that was looked at to the end, whatever was found.
+
+    Arguments:
+    - `complaints`: all that is wrong with it by itself.
+    - `declaration`: what is left of it: the sections somebody complained of stand at their defaults.
+      None where the file itself cannot be read.
+    - `unsound`: those sections.
+    """
+
+    complaints: tuple[Complaint, ...]
+    declaration: Declaration | None
+    unsound: frozenset[str]
+
+
+def examine(
+    path: str | Path,
+    *,
+    cluster: str | Path | None = None,
+    profile: str | None = None,
+    workflow: str | Path | None = None,
+    overrides: Iterable[str] = (),
+    ambient: Iterable[str] = (),
+    environ: Mapping[str, str] | None = None,
+) -> Examined:
+    """What `load` reads, with every complaint instead of an error; arguments as there."""
+    path, found, tiers = Path(path), list[Complaint](), list[Tree]()
+    blamed, readable = Origin("campaign", str(path)), True
+    for number, read in enumerate(_tiers(path, cluster, profile, workflow, overrides, ambient, environ)):
+        try:
+            tiers.append(read())
+        except ConfigError as error:
+            found += _taken_apart(error)
+            readable = readable and number != CAMPAIGN_TIER
+    declaration, unsound = _what_is_left(_merged(tiers), path.parent, blamed, found) if readable else (None, set())
+    return Examined(_each_once(found), declaration, frozenset(unsound))
+
+
+def _what_is_left(
+    tree: Tree, directory: Path, blamed: Origin, found: list[Complaint]
+) -> tuple[Declaration | None, set[str]]:
+    """A declaration without the sections that are complained of, which is added to `found`."""
+    unsound: set[str] = set()
+    while True:
+        try:
+            return _declared([tree], directory, blamed), unsound
+        except Refused as error:
+            found += error.complaints
+            named = {section_of(complaint.field) for complaint in error.complaints}
+            if named <= unsound:
+                return None, unsound
+            unsound |= named
+            kept = {key: node for key, node in tree.items() if key not in named}
+            tree = kept | {key: node for key, node in STAND_INS.items() if key in named}
+
+
+def section_of(field: str) -> str:
+    """`space` of `space[0].grid.a`."""
+    return re.split(r"[.\[]", field, maxsplit=1)[0]
+
+
+def _taken_apart(error: ConfigError) -> tuple[Complaint, ...]:
+    if isinstance(error, Refused):
+        return error.complaints
+    return (complaint_of(error, lambda field: DEFAULT, lambda field: None),)
+
+
+def _each_once(found: Iterable[Complaint]) -> tuple[Complaint, ...]:
+    seen = {(str(complaint), complaint.hint): complaint for complaint in found}
+    return tuple(seen.values())
 
 
 # --- tiers -----------------------------------------------------------------------------------------
@@ -221,43 +327,53 @@ def _cluster_files(beside: Path) -> dict[str, Path]:
     return found
 
 
-def _profile_tier(profile: str | None, beside: Path) -> Tree:
+def _profile_tier(profile: str | None, beside: Path, workflow: str | Path | None) -> Tree:
     if profile is None:
         return {}
-    folder = beside / "profiles"
-    found = {path.stem: path for path in _yaml_files(folder)}
-    if profile not in found:
-        hint = near(profile, found) or f"write {folder / profile}.yaml with `set: {{…}}`"
-        raise ConfigError(f"--profile {profile}: no {folder / profile}.yaml", hint)
-    tree = read_file(found[profile], "profile")
-    _validated(tree, ProfileConfig, Origin("profile", str(found[profile])))
-    return _mapping(tree.get("set"))
-
-
-def _mapping(node: Node | None) -> Tree:
-    return node.content if node is not None and isinstance(node.content, dict) else {}
+    return profiles.find(profile, profiles.folder(beside, workflow)).tree
 
 
 def _yaml_files(folder: Path) -> list[Path]:
     return sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")])
 
 
-def _environment_tiers(environ: Mapping[str, str]) -> Iterator[Tree]:
-    """`STAFFA_EXECUTION__RETRIES__LIMIT=5` and its like; sorted, so that the longer name wins."""
+def _variables(environ: Mapping[str, str]) -> list[str]:
+    """`STAFFA_EXECUTION__RETRIES__LIMIT` and its like; sorted, so that the longer name wins."""
+    return [
+        name for name in sorted(environ) if name.startswith(PREFIX) and _path(name)[0] in CampaignConfig.model_fields
+    ]
+
+
+def _path(variable: str) -> list[str]:
+    return variable.removeprefix(PREFIX).lower().split("__")
+
+
+def stray_variables(environ: Mapping[str, str]) -> list[Complaint]:
+    """`STAFFA_*` variables that look like settings, and are none."""
+    sections = list(CampaignConfig.model_fields)
+    strays = []
     for name in sorted(environ):
-        path = name.removeprefix(PREFIX).lower().split("__")
-        if name.startswith(PREFIX) and path[0] in CampaignConfig.model_fields:
-            yield _planted(path, environ[name], Origin("environment", name))
+        section = _path(name)[0]
+        meant = "__" in name or difflib.get_close_matches(section, sections, n=1, cutoff=0.8)
+        if name.startswith(PREFIX) and section not in sections and meant:
+            hint = near(section, sections)
+            strays.append(Complaint(Origin("environment", name), section, "no such section", hint, environ[name]))
+    return strays
 
 
-def _override_tiers(overrides: Iterable[str]) -> Iterator[Tree]:
-    for override in overrides:
-        field, equals, text = override.partition("=")
-        path = field.strip().split(".")
-        if not equals or not all(path):
-            hint = "write for example --set sampling.draws=100"
-            raise ConfigError(f"--set {override}: is not field=value", hint)
-        yield _planted(path, text, Origin("set"))
+def _variable_tier(name: str, text: str) -> Tree:
+    return _planted(_path(name), text, Origin("environment", name))
+
+
+def override_tier(override: str, tier: str = "set") -> Tree:
+    """The tree that `a.b=c` says. Raises ConfigError where it says nothing."""
+    field, equals, text = override.partition("=")
+    path = field.strip().split(".")
+    if not equals or not all(path):
+        hint = "write for example --set sampling.draws=100"
+        said = Origin(tier) if tier != "set" else "--set"
+        raise ConfigError(f"{said} {override}: is not field=value", hint)
+    return _planted(path, text, Origin(tier))
 
 
 def _planted(path: list[str], text: str, origin: Origin) -> Tree:
@@ -290,9 +406,11 @@ def config_hash(declaration: Declaration) -> str:
     return hashlib.sha256(canonical(plain(declaration)).encode()).hexdigest()[:16]
 
 
-def json_schema() -> dict[str, Any]:
-    """The JSON schema of a campaign file, for editors."""
-    return CampaignConfig.model_json_schema()
+def json_schema(of: str = "campaign") -> dict[str, Any]:
+    """The JSON schema of a campaign file, a `cluster` config or a `profile`, for editors."""
+    if of not in SCHEMAS:
+        raise ConfigError(f"there is no schema of a {of!r}", near(of, SCHEMAS))
+    return SCHEMAS[of].model_json_schema()
 
 
 def _leaves(value: Mapping[str, Any], above: tuple[str, ...]) -> Iterator[tuple[str, Any]]:

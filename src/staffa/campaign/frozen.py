@@ -37,11 +37,16 @@ def render(values: Mapping[str, Any], origins: Mapping[str, Origin]) -> str:
     return HEADER + "".join(f"{line}\n" for line in _lines(values, (), origins))
 
 
-def _lines(section: Mapping[str, Any], above: tuple[str, ...], origins: Mapping[str, Origin]) -> Iterator[str]:
+def as_yaml(values: Mapping[str, Any]) -> str:
+    """Values as YAML that Staffa reads back the same, without any comment."""
+    return "".join(f"{line}\n" for line in _lines(values, (), None))
+
+
+def _lines(section: Mapping[str, Any], above: tuple[str, ...], origins: Mapping[str, Origin] | None) -> Iterator[str]:
     pad = "  " * len(above)
     for key, value in section.items():
         path = (*above, key)
-        comment = _comment(origins.get(".".join(path), DEFAULT))
+        comment = "" if origins is None else _comment(origins.get(".".join(path), DEFAULT))
         if isinstance(value, Mapping) and value:
             yield f"{pad}{_flow(key)}:"
             yield from _lines(value, path, origins)
@@ -55,6 +60,30 @@ def _lines(section: Mapping[str, Any], above: tuple[str, ...], origins: Mapping[
 def _comment(origin: Origin) -> str:
     words = origin.tier if origin.file is None else f"{origin.tier} {origin}"
     return "  # " + "".join(c if c.isprintable() else "?" for c in words)
+
+
+def recorded(text: str) -> dict[str, Origin]:
+    """Where each value was written once, by dotted path: what the comments of a frozen file say."""
+    found: dict[str, Origin] = {}
+    above: list[str] = []
+    for line in text.removeprefix(HEADER).splitlines():
+        body, _, comment = line.rpartition("  # ")
+        entry = (body or line).strip()
+        if entry.startswith("- "):
+            continue
+        depth = (len(line) - len(line.lstrip())) // 2
+        above = [*above[:depth], str(next(iter(yaml.safe_load(entry))))]
+        if body:
+            found[".".join(above)] = _origin(comment)
+    return found
+
+
+def _origin(words: str) -> Origin:
+    tier, _, place = words.partition(" ")
+    file, colon, line = place.rpartition(":")
+    if colon and line.isdecimal():
+        return Origin(tier, file, int(line))
+    return Origin(tier, place or None)
 
 
 def _flow(value: Any) -> str:

@@ -1,15 +1,37 @@
-"""The names of all trials of a campaign: see `staffa.trial.digest` for what a name is."""
+"""The names of all trials of a campaign, and of the campaign's computation as a whole.
+
+See `staffa.trial.digest` for what a trial's name is.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import repeat
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from staffa.campaign.config import Declaration, config_hash, explain
 from staffa.campaign.points import ABSENT, Column, Points
-from staffa.trial import DIGEST_BYTES, digests, parameter_texts
+from staffa.seeds import CHANNELS
+from staffa.trial import DIGEST_BYTES, canonical, digests, parameter_texts
+
+FREE = (
+    "campaign.description",
+    "campaign.tag",
+    "campaign.tags",
+    "cluster.",
+    "execution.window",
+    "execution.workers",
+    "execution.budget",
+    "execution.retries",
+    "execution.patience",
+    "archive.every",
+    "storage.root",
+)
+"""Values that may change when a campaign is resumed: nothing of them changes what is computed or stored."""
 
 EXPERIMENT = "experiment."
 """Parameters of this prefix are options of the experiment and named within its text."""
@@ -18,6 +40,39 @@ STRETCH = 65_536
 """Points whose texts stand in memory at one time."""
 
 Codes = npt.NDArray[np.int32]
+
+
+def is_free(path: str) -> bool:
+    """Whether the value at a dotted path may change while a campaign is under way."""
+    return any(path == free or path.startswith(free.rstrip(".") + ".") for free in FREE)
+
+
+def run_hash(declaration: Declaration, code: str) -> str:
+    """16 hexadecimal characters that name what is computed: configuration, seeds and code.
+
+    Equal for two campaigns, whatever they are called and wherever they run, if and only if they have
+    the same values (those that are `FREE` and the section `campaign` apart), the same seed in every
+    channel, derived or pinned, and the same `*.py` files. A campaign that grows gets another one.
+
+    Arguments:
+    - `code`: digest of the workflow's code, see `staffa.storage.provenance.code_digest`.
+    """
+    own = {path: value for path, value, _ in explain(declaration) if not path.startswith(("campaign.", "seeds."))}
+    config = {path: value for path, value in own.items() if not is_free(path)}
+    text = canonical({"code": code, "config": config, "seeds": seed_channels(declaration)})
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def seed_channels(declaration: Declaration) -> dict[str, int]:
+    """The seed of every channel, derived or pinned."""
+    pack = declaration.campaign.seeds.pack()
+    return {channel: pack.channel(channel) for channel in CHANNELS}
+
+
+def run_facts(declaration: Declaration, code: str) -> dict[str, Any]:
+    """What names a run wherever one is recorded: hashes of configuration and computation, and the seeds."""
+    seeds: Mapping[str, int] = {"global_seed": declaration.campaign.seeds.global_seed, **seed_channels(declaration)}
+    return {"config_hash": config_hash(declaration), "run_hash": run_hash(declaration, code), "seeds": seeds}
 
 
 def name_trials(
@@ -79,3 +134,10 @@ def find_duplicates(digests: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
     run = np.maximum.accumulate(np.where(repeated, 0, np.arange(len(order))))
     pairs = np.stack([order[run[repeated]], order[repeated]], axis=1)
     return pairs[np.argsort(pairs[:, 1])]
+
+
+def stand_in(digests: npt.NDArray[np.uint8], known: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
+    """Which of some trials are among others; both (n, 16) bytes."""
+    text = f"S{DIGEST_BYTES}"
+    own, others = (np.ascontiguousarray(names).view(text).reshape(-1) for names in (digests, known))
+    return np.isin(own, others)

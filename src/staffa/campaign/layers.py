@@ -26,7 +26,7 @@ class Origin:
     """Where a value comes from.
 
     Arguments:
-    - `tier`: default, cluster, campaign, profile, environment, set, python or frozen.
+    - `tier`: default, cluster, campaign, profile, environment, runtime, set, python or frozen.
     - `file`: the file as the user named it; for the environment the variable's name.
     - `line`: of the value's key, from 1; None outside files.
     """
@@ -42,7 +42,7 @@ class Origin:
 
     def at(self, line: int) -> Origin:
         """The same file, at a line; itself where lines mean nothing."""
-        return self if self.tier in ("environment", "set") else Origin(self.tier, self.file, line)
+        return self if self.tier in ("environment", "runtime", "set") else Origin(self.tier, self.file, line)
 
 
 DEFAULT = Origin("default")

@@ -141,11 +141,38 @@ class BackoffConfig(Section):
         return self
 
 
+FailureClass = Literal["raised", "timeout", "killed", "nan", "infrastructure"]
+"""Why a try brought nothing: the outcome's word, or the machinery itself."""
+
+
 class RetriesConfig(Section):
     """Section `execution.retries`: what happens after a failure."""
 
     limit: Natural = Field(default=3, description="Retries of a failed trial before it is quarantined; 0 for none.")
+    per_class: dict[FailureClass, Natural] = Field(
+        default_factory=dict,
+        description="Retries for one class of failures, counted by itself, such as {timeout: 1, killed: 2}. Unless said: "
+        "limit; for nan 0 (flagged data are kept), for infrastructure 3 (then the run stops).",
+    )
     backoff: BackoffConfig = Field(default=BackoffConfig(), description="How long retries wait: initial, factor, …")
+
+
+class BudgetConfig(Section):
+    """Section `execution.budget`: what a campaign may hold of its machines, all its runs together.
+
+    Where one of them is reached no more batches are issued, those in flight end, and so does the run:
+    it goes on with a larger budget.
+    """
+
+    gpu_hours: Annotated[Real, Field(gt=0, allow_inf_nan=False)] | None = Field(
+        default=None, description="GPU-hours, from a worker's coming to its leaving; null for no limit."
+    )
+    node_hours: Annotated[Real, Field(gt=0, allow_inf_nan=False)] | None = Field(
+        default=None, description="Node-hours, from the first worker's coming to the last one's leaving; null for none."
+    )
+    hours: Annotated[Real, Field(gt=0, allow_inf_nan=False)] | None = Field(
+        default=None, description="Hours by the clock during which there is any worker; null for no limit."
+    )
 
 
 class ExecutionConfig(Section):
@@ -164,6 +191,9 @@ class ExecutionConfig(Section):
         description="Lanes of one vmap call: auto (from device memory) or a number that divides the batch.",
     )
     retries: RetriesConfig = Field(default=RetriesConfig(), description="What happens after a failure: limit, backoff.")
+    budget: BudgetConfig = Field(
+        default=BudgetConfig(), description="What the campaign may hold of its machines: {gpu_hours: 200}."
+    )
     timeout: Span | None = Field(
         default=None, description="Longest time a trial may take, such as 2h; null for no limit."
     )
@@ -193,6 +223,30 @@ class ExecutionConfig(Section):
         batch, width = self.batch, self.width
         if isinstance(batch, int) and isinstance(width, int) and batch % width:
             raise clash("execution.width", f"{width} does not divide execution.batch: {batch}")
+        return self
+
+
+def _listed(value: Any) -> Any:
+    """`inputs: [path, …]` says the paths alone."""
+    return {"paths": value} if isinstance(value, list | tuple) else value
+
+
+class InputsConfig(Section):
+    """Section `inputs`: files that trials need; those without are not run until they come."""
+
+    paths: tuple[str, ...] = Field(
+        default=(),
+        description="Templates such as halos/{phase}/z{redshift:.3f}.hdf5, relative to the campaign file.",
+    )
+    together: tuple[str, ...] = Field(
+        default=(),
+        description="Parameters that name a realization, such as [phase]: one that lacks a file is left out whole.",
+    )
+
+    @model_validator(mode="after")
+    def _of_something(self) -> InputsConfig:
+        if self.together and not self.paths:
+            raise clash("inputs.together", f"{list(self.together)} of no inputs: inputs.paths is empty")
         return self
 
 
@@ -248,6 +302,9 @@ class CampaignConfig(Section):
         default="refuse", description="What to do when the space names a point twice: refuse or merge."
     )
     replicates: Count = Field(default=1, description="Trials per point of the space, each with a key of its own.")
+    inputs: Annotated[InputsConfig, BeforeValidator(_listed, json_schema_input_type=InputsConfig | tuple[str, ...])] = (
+        Field(default=InputsConfig(), description="Files that trials need: [halos/{phase}.hdf5], or {paths, together}.")
+    )
     sampling: SamplingConfig = Field(default=SamplingConfig(), description="Draws per trial, thinning, warm-up.")
     seeds: SeedsConfig = Field(default=SeedsConfig(), description="Where randomness starts.")
     execution: ExecutionConfig = Field(default=ExecutionConfig(), description="How the work is cut and carried out.")

@@ -16,13 +16,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from staffa.campaign.identity import find_duplicates, name_trials
+from staffa.campaign.blocks import experiments, identity
+from staffa.campaign.identity import find_duplicates, name_trials, stand_in
+from staffa.campaign.inputs import Inputs
 from staffa.campaign.model import CampaignConfig
 from staffa.campaign.points import Column, Points
 from staffa.campaign.space import Space
 from staffa.errors import ConfigError, near
 from staffa.experiment.protocol import RESERVED_PARAMETERS, SUMMARIES, Output, Sampling, Schema
-from staffa.trial import Scalar, canonical, experiment_text
+from staffa.trial import Scalar, canonical
 
 BATCH_BYTES = 8 << 20
 BATCH_TRIALS = 1536
@@ -64,6 +66,9 @@ class Group:
     coords: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     state_bytes: int = 0
     vectorize: str = "vmap"
+    generation: int = 0
+    """When it joined the campaign: its store stands in `hot/<generation>/`."""
+    pilot_seconds: float | None = None
 
     @property
     def batches(self) -> int:
@@ -90,7 +95,11 @@ class Part:
 
 @dataclass(frozen=True)
 class Plan:
-    """A generation of a campaign, frozen."""
+    """A campaign, frozen, as it stands since its latest generation.
+
+    A campaign grows by generations: the plan of each holds all groups and parts of the one before,
+    unchanged and first, then its own.
+    """
 
     generation: int
     trials: int
@@ -112,6 +121,8 @@ class Plan:
     partition_by: tuple[str, ...]
     groups: tuple[Group, ...]
     parts: tuple[Part, ...]
+    inputs: Inputs = field(default_factory=Inputs)
+    """Files that trials need."""
 
     @property
     def batches(self) -> int:
@@ -143,6 +154,8 @@ class Plan:
         fields["parts"] = tuple(Part(**values) for values in fields["parts"])
         fields["parameters"] = tuple((name, kind) for name, kind in fields["parameters"])
         fields["partition_by"] = tuple(fields["partition_by"])
+        if "inputs" in fields:
+            fields["inputs"] = Inputs(**{name: tuple(words) for name, words in fields["inputs"].items()})
         return cls(**fields)
 
 
@@ -155,8 +168,11 @@ class Rows:
     digests: npt.NDArray[np.uint8]
     """(trials, 16)."""
     kept: npt.NDArray[np.int64]
-    """Rows of points x replicates that are trials (all, unless duplicates were merged)."""
+    """Rows of points x replicates that are trials (all, unless duplicates were merged, or stood before)."""
     group: npt.NDArray[np.int32]
+    """Of each trial the number of its group in the plan."""
+    declared: npt.NDArray[np.uint8]
+    """Names of all trials of the space, those that stood before included."""
 
     def members(self, group: int) -> npt.NDArray[np.int64]:
         """Positions in `kept` of a group's trials."""
@@ -167,7 +183,9 @@ class Rows:
 
     def column(self, name: str, positions: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
         """Values of a parameter; None (in an object array) where a trial has no such parameter."""
-        found = next(column for column in self.points.columns if column.name == name)
+        found = next((column for column in self.points.columns if column.name == name), None)
+        if found is None:
+            return np.full(len(positions), None, dtype=object)
         codes = found.codes[self.kept[positions] // self.replicates]
         if found.type == "str" or (codes < 0).any():
             values = np.array([*found.values, None], dtype=object)
@@ -176,11 +194,24 @@ class Rows:
         return np.array(found.values, dtype=dtype)[codes]
 
 
+@dataclass(frozen=True)
+class Earlier:
+    """What a campaign that grows has already.
+
+    Arguments:
+    - `digests`: (trials, 16): the names of all its trials.
+    """
+
+    plan: Plan
+    digests: npt.NDArray[np.uint8]
+
+
 def unfold(
     config: CampaignConfig,
     code: str,
     describe: Describe,
     vectorize: Callable[[dict[str, Any]], tuple[str, tuple[str, ...]]],
+    earlier: Earlier | None = None,
 ) -> tuple[Plan, Rows]:
     """Unfold a campaign into its plan.
 
@@ -188,35 +219,40 @@ def unfold(
     - `code`: digest of the workflow's code.
     - `describe`: finds out what a group's program records (`experiment.perform.describe`).
     - `vectorize`: for an experiment block, how its batches run and which parameters are static.
+    - `earlier`: what the campaign grows from: the plan goes on from there, and the rows returned
+      are the trials it did not have.
     """
     pack = config.seeds.pack()
     points = Space(config.space, pack.channel("space")).expand()
-    blocks, block_codes = _experiments(config, points)
+    blocks, block_codes = experiments(config, points)
     trials = Points(tuple(c for c in points.columns if not c.name.startswith("experiment.")), points.length)
     _check_names(trials)
-    digests = name_trials(points, config.replicates, [_identity(block) for block in blocks], block_codes)
-    kept = _without_duplicates(config, digests, points)
+    parameters = _parameters(points, earlier)
+    digests = name_trials(points, config.replicates, [identity(block) for block in blocks], block_codes)
+    declared = _without_duplicates(config, digests, points)
+    kept = declared if earlier is None else declared[~stand_in(digests[declared], earlier.digests)]
     modes = [vectorize(block) for block in blocks]
     partition_by = config.archive.partition_by
     sampled = _with_sampler(points, blocks, block_codes)
     _check_partition(partition_by, sampled)
     codes, keys = _group_codes(sampled, trials, block_codes, modes, partition_by)
-    point_group = codes[kept // config.replicates]
-    rows = Rows(points, config.replicates, digests[kept], kept, point_group.astype(np.int32))
-    counts = np.bincount(point_group, minlength=len(keys))
+    used, own = np.unique(codes[kept // config.replicates], return_inverse=True)
+    before = earlier.plan.groups if earlier is not None else ()
+    numbers = (len(before) + own.reshape(-1)).astype(np.int32)
+    rows = Rows(points, config.replicates, digests[kept], kept, numbers, digests[declared])
     drafts = [
-        _draft(number, key, blocks, modes, trials, partition_by, sampled, int(counts[number]))
-        for number, key in enumerate(keys)
+        _draft(len(before) + place, keys[code], blocks, modes, trials, partition_by, sampled, int(count))
+        for place, (code, count) in enumerate(zip(used, np.bincount(own.reshape(-1)), strict=True))
     ]
-    described = _described(drafts, describe)
-    _check_outputs([group for group, _ in described], trials)
-    groups = tuple(_with_batch(config, group, schema, len(kept)) for group, schema in described)
+    described = _described(drafts, describe, before)
     sampling = sampling_of(config)
+    groups = tuple(_with_batch(config, group, schema, len(kept)) for group, schema in described)
+    _check_outputs([*before, *groups], {name for name, _ in parameters})
     _check_modes(config, groups, sampling)
     plan = Plan(
         generation=0,
         trials=len(kept),
-        merged=len(digests) - len(kept),
+        merged=len(digests) - len(declared),
         seed=pack.channel("trials"),
         code=code,
         sampling=sampling,
@@ -226,12 +262,40 @@ def unfold(
         timeout=config.execution.timeout,
         compression=config.storage.compression,
         level=config.storage.level,
-        parameters=tuple((c.name, c.type) for c in points.columns if c.name != "experiment.use"),
+        parameters=parameters,
         partition_by=partition_by,
         groups=groups,
-        parts=tuple(_parts(config, groups, sampling)),
+        parts=tuple(_parts(config, groups, sampling, len(before), len(earlier.plan.parts) if earlier else 0)),
     )
-    return plan, rows
+    return (plan if earlier is None else _joined(earlier.plan, plan)), rows
+
+
+def _joined(earlier: Plan, own: Plan) -> Plan:
+    """The plan of a campaign that has grown: what it had, unchanged and first, then a generation more."""
+    generation = earlier.generation + 1
+    added = tuple(replace(group, generation=generation) for group in own.groups)
+    return replace(
+        own,
+        generation=generation,
+        trials=earlier.trials + own.trials,
+        groups=earlier.groups + added,
+        parts=earlier.parts + own.parts,
+        inputs=earlier.inputs,
+    )
+
+
+def _parameters(points: Points, earlier: Earlier | None) -> tuple[tuple[str, str], ...]:
+    """All parameters with their types: those the campaign had come first, and keep their type."""
+    known = dict(earlier.plan.parameters) if earlier is not None else {}
+    for column in points.columns:
+        before = known.setdefault(column.name, column.type) if column.name != "experiment.use" else column.type
+        if before != column.type:
+            raise ConfigError(
+                f"space: {column.name!r} was {before} so far and would be {column.type}: 1 and 1.0 are different "
+                "trials, and a column of the archive has one type",
+                f"write all its values as {before}, or raise campaign.version to begin anew",
+            )
+    return tuple(known.items())
 
 
 def sampling_of(config: CampaignConfig) -> Sampling:
@@ -263,36 +327,6 @@ def _group(values: dict[str, Any]) -> Group:
     )
     coords = {name: tuple(found) for name, found in values.pop("coords").items()}
     return Group(outputs=outputs, coords=coords, **values)
-
-
-def _experiments(config: CampaignConfig, points: Points) -> tuple[list[dict[str, Any]], npt.NDArray[np.int32]]:
-    """The distinct experiment blocks the space makes, and each point's block."""
-    base = {"use": config.experiment.use, **config.experiment.options}
-    swept = [column for column in points.columns if column.name.startswith("experiment.")]
-    if not swept:
-        return [base], np.zeros(points.length, np.int32)
-    stacked = np.stack([column.codes for column in swept], axis=1)
-    combos, codes = np.unique(stacked, axis=0, return_inverse=True)
-    blocks = []
-    for combo in combos:
-        block = json.loads(json.dumps(base))
-        for column, code in zip(swept, combo, strict=True):
-            if code >= 0:
-                _set(block, column.name.split(".")[1:], column.values[code], column.name)
-        blocks.append(block)
-    return blocks, codes.reshape(-1).astype(np.int32)
-
-
-def _set(block: dict[str, Any], path: list[str], value: Scalar, field: str) -> None:
-    for name in path[:-1]:
-        block = block.setdefault(name, {})
-        if not isinstance(block, dict):
-            raise ConfigError(f"space: {field}: {name!r} is not a block in the experiment", "check the dotted path")
-    block[path[-1]] = value
-
-
-def _identity(block: Mapping[str, Any]) -> str:
-    return experiment_text(str(block["use"]), {key: value for key, value in block.items() if key != "use"})
 
 
 def _check_names(trials: Points) -> None:
@@ -430,26 +464,28 @@ def _draft(
     )
 
 
-def _described(drafts: Sequence[Group], describe: Describe) -> list[tuple[Group, Schema]]:
-    """Describe each program once, however many groups share it."""
-    memo: dict[str, Schema] = {}
+def _described(drafts: Sequence[Group], describe: Describe, before: Sequence[Group]) -> list[tuple[Group, Schema]]:
+    """Describe each program once, however many groups share it, and none that was described before."""
+
+    def key(group: Group) -> str:
+        return canonical([group.experiment, group.static, group.traced])
+
+    memo = {key(group): Schema(group.outputs, group.coords, group.state_bytes, group.pilot_seconds) for group in before}
     found = []
     for group in drafts:
-        key = canonical([group.experiment, group.static, group.traced])
-        if key not in memo:
-            memo[key] = describe(group)
-        schema = memo[key]
-        found.append(
-            (
-                replace(group, outputs=schema.outputs, coords=dict(schema.coords), state_bytes=schema.state_bytes),
-                schema,
-            )
+        schema = memo.get(key(group)) or memo.setdefault(key(group), describe(group))
+        told = replace(
+            group,
+            outputs=schema.outputs,
+            coords=dict(schema.coords),
+            state_bytes=schema.state_bytes,
+            pilot_seconds=schema.pilot_seconds,
         )
+        found.append((told, schema))
     return found
 
 
-def _check_outputs(groups: Sequence[Group], trials: Points) -> None:
-    parameters = {column.name for column in trials.columns}
+def _check_outputs(groups: Sequence[Group], parameters: set[str]) -> None:
     kinds: dict[str, tuple[Group, Output]] = {}
     for group in groups:
         for axis in sorted(parameters & group.coords.keys()):
@@ -516,10 +552,15 @@ def _check_modes(config: CampaignConfig, groups: Sequence[Group], sampling: Samp
             raise ConfigError("sampling: more than 2**32 steps a trial", "lower sampling.draws or sampling.thin")
 
 
-def _parts(config: CampaignConfig, groups: Sequence[Group], sampling: Sampling) -> Iterator[Part]:
-    """Cut each group's batches into parts: at most `part_size`, several where files stay large enough."""
-    count = 0
-    for number, group in enumerate(groups):
+def _parts(
+    config: CampaignConfig, groups: Sequence[Group], sampling: Sampling, first_group: int, count: int
+) -> Iterator[Part]:
+    """Cut each group's batches into parts: at most `part_size`, several where files stay large enough.
+
+    Arguments:
+    - `first_group`: number of the first of the groups; `count`: parts that stand before them.
+    """
+    for number, group in enumerate(groups, first_group):
         each = bytes_per_trial(group, sampling.draws)
         total = each * group.trials
         longest = max(config.archive.part_size // (each * group.batch), 1)

@@ -35,6 +35,7 @@ class Order:
     plan: str
     """Digest of the plan: a worker never serves a stale one."""
     generation: int
+    """Of the plan; the group may be of an earlier one."""
     group: int
     batch: int
     attempt: int = 1
@@ -50,6 +51,8 @@ class Order:
     begin: float = 0.0
     segment: float = 0.0
     """Seconds the batch's beginning and one of its segments are expected to take; 0 where unknown."""
+    telemetry: bool = True
+    """Whether the receipt tells of memory."""
 
     @property
     def batch_id(self) -> str:
@@ -77,8 +80,8 @@ class Bench:
     def store(self, number: int) -> HotStore:
         with self._lock:
             if number not in self._stores:
-                path = self.workspace.group(self.plan.generation, self.group(number).name)
-                self._stores[number] = HotStore.open(path)
+                group = self.group(number)
+                self._stores[number] = HotStore.open(self.workspace.group(group.generation, group.name))
             return self._stores[number]
 
     def spec(self, group: Group) -> Spec:

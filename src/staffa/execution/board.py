@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 import random
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -25,15 +25,31 @@ STUCK = 3
 """Searches for one guilty lane before all lanes that die together are left out."""
 
 
+INFRASTRUCTURE = "infrastructure"
+"""The class of failures that no trial is to blame for: errors of the machinery."""
+NO_LIMIT_OF_ITS_OWN = {Outcome.NAN.word: 0, INFRASTRUCTURE: 3}
+"""Classes for which `limit` does not count: a NaN is an answer, and the machinery is no trial's doing."""
+
+
 @dataclass(frozen=True)
 class Retries:
-    """How often and when a failed trial is tried again."""
+    """How often and when a failed trial is tried again.
+
+    Arguments:
+    - `limit`: tries after the first, for every class of failures (an outcome's word) by itself.
+    - `per_class`: the same for single classes.
+    """
 
     limit: int = 3
     initial: float = 30.0
     factor: float = 2.0
     jitter: float = 0.1
     maximum: float = 3600.0
+    per_class: Mapping[str, int] = field(default_factory=dict)
+
+    def allowed(self, word: str) -> int:
+        """Failures of a class after which there is another try."""
+        return self.per_class.get(word, NO_LIMIT_OF_ITS_OWN.get(word, self.limit))
 
     def wait(self, tries: int, chance: float) -> float:
         """Seconds before try number `tries + 1`; `chance` in [0, 1) spreads them."""
@@ -55,14 +71,24 @@ class Trouble:
     stuck: int = 0
     """Times the suspects could not be narrowed down."""
     leave_out: dict[int, tuple[int, str]] = field(default_factory=dict)
-    tries: Counter[int] = field(default_factory=Counter)
-    """Failed tries of each lane."""
+    tries: dict[int, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    """Failed tries of each lane, by class."""
     faults: int = 0
     """Errors of the machinery, which no lane is to blame for."""
     strays: int = 0
     """Times its node vanished while it was on the device: nobody's fault, unless it goes on."""
     nodes: set[str] = field(default_factory=set)
     """Where it failed: the next try goes elsewhere, if there is an elsewhere."""
+
+    def acquit(self, lanes: Collection[int]) -> None:
+        """Nothing is held against these lanes any more."""
+        self.suspects = tuple(lane for lane in self.suspects if lane not in lanes)
+        for lane in lanes:
+            self.leave_out.pop(lane, None)
+
+    def tried(self, lane: int) -> int:
+        """Failed tries of a lane, of whatever class."""
+        return self.tries[lane].total() if lane in self.tries else 0
 
 
 @dataclass(frozen=True)
@@ -98,26 +124,49 @@ class Board:
         self.troubles: dict[Batch, Trouble] = {}
         self.outcomes: Counter[str] = Counter()
         self.flying: set[Batch] = set()
+        self.held: set[Batch] = set()
+        """Batches that wait for what the desk has to do with them: not issued, and their parts not ripe."""
         self._clock, self._chance = clock, chance
         self._queue: deque[tuple[Batch, tuple[int, ...] | None]] = deque()
         self._later: list[tuple[float, Batch, tuple[int, ...]]] = []
         self._waiting: set[Batch] = set()
         """Batches in one of the two."""
+        self._aloft: dict[Batch, tuple[int, ...] | None] = {}
+        """Lanes that are being tried, of each batch in flight; None for all that have no data."""
         self._counts: dict[Batch, Counter[str]] = {}
         self._part_of = {(part.group, b): n for n, part in enumerate(plan.parts) for b in part.batches()}
         self._open = [len(part.batches()) for part in plan.parts]
-        self._programs = [canonical([g.experiment, g.static, g.traced, g.vectorize, g.batch]) for g in plan.groups]
+        self._programs = _programs(plan)
         self._unsettled: set[Batch] = set(self._part_of)
 
-    def load(self, statuses: Iterable[tuple[Batch, Mapping[str, int]]]) -> None:
-        """Take over what the hot stores say: committed batches are settled, the rest is queued."""
+    def load(
+        self,
+        statuses: Iterable[tuple[Batch, Mapping[str, int]]],
+        half_open: Mapping[Batch, tuple[int, ...]] | None = None,
+    ) -> None:
+        """Take over what the hot stores say: committed batches are settled, the rest is queued.
+
+        Arguments:
+        - `half_open`: of batches that were tried before, the lanes that are still to be run.
+        """
         for batch, counts in statuses:
-            if not counts.get("missing"):
-                self._settle(batch, counts)
+            self._settle(batch, counts, open_again=bool(counts.get(Outcome.MISSING.word)))
         for part in self.plan.parts:
             for number in part.batches():
                 if (part.group, number) in self._unsettled:
-                    self._wait((part.group, number), None)
+                    self._wait((part.group, number), (half_open or {}).get((part.group, number)))
+
+    def grow(self, plan: Plan) -> None:
+        """Take up a plan that has grown: groups and parts that it did not have are queued."""
+        for number in range(len(self.plan.parts), len(plan.parts)):
+            part = plan.parts[number]
+            self._open.append(len(part.batches()))
+            for batch in part.batches():
+                self._part_of[part.group, batch] = number
+                self._unsettled.add((part.group, batch))
+                self._wait((part.group, batch), None)
+        self._programs = _programs(plan)
+        self.plan = plan
 
     def program(self, group: int) -> str:
         """What a worker must have compiled for a group."""
@@ -137,7 +186,7 @@ class Board:
                 accepted[group] = accepts(group)
                 if len(accepted) == len(self.plan.groups) and not any(accepted.values()):
                     return None
-            if accepted[group] and not self._shuns(batch, node, nodes):
+            if accepted[group] and batch not in self.held and not self._shuns(batch, node, nodes):
                 del self._queue[index]
                 self._waiting.discard(batch)
                 return self._issue(batch, lanes)
@@ -145,7 +194,11 @@ class Board:
 
     def failed_on(self, batch: Batch, node: str) -> None:
         """Remember where a batch failed."""
-        self.troubles.setdefault(batch, Trouble()).nodes.add(node)
+        self.trouble(batch).nodes.add(node)
+
+    def trouble(self, batch: Batch) -> Trouble:
+        """What is known against a batch; begun where nothing was."""
+        return self.troubles.setdefault(batch, Trouble())
 
     def settled(
         self, batch: Batch, counts: Mapping[str, int], failed: Mapping[int, Outcome], tried: Iterable[int]
@@ -154,25 +207,16 @@ class Board:
 
         Arguments:
         - `counts`: trials of the batch by outcome.
-        - `failed`: its lanes without data.
+        - `failed`: its lanes without data (and those with a NaN, where such are tried again).
         - `tried`: the lanes this attempt was to compute: only those are charged.
         """
-        self.flying.discard(batch)
-        fresh = sorted(set(failed) & set(tried))
-        verdict = Verdict()
+        self._land(batch)
+        fresh = {lane: outcome for lane, outcome in sorted(failed.items()) if lane in set(tried)}
+        verdict = self._judge(batch, fresh) if fresh else Verdict()
         trouble = self.troubles.get(batch)
-        if fresh:
-            trouble = self.troubles.setdefault(batch, Trouble())
-            trouble.tries.update(fresh)
-            again = tuple(lane for lane in fresh if trouble.tries[lane] <= self.retries.limit)
-            out = tuple(lane for lane in fresh if trouble.tries[lane] > self.retries.limit)
-            due = self._clock() + self.retries.wait(
-                max((trouble.tries[i] for i in again), default=1), self._chance.random()
-            )
-            verdict = Verdict(again, due, out)
         if trouble is not None:
             trouble.deaths, trouble.suspects, trouble.stuck, trouble.leave_out = 0, (), 0, {}
-        self._settle(batch, counts, open_again=bool(verdict.retried))
+        self._settle(batch, counts, open_again=bool(verdict.retried) or batch in self.held)
         if verdict.retried:
             self._waiting.add(batch)
             heapq.heappush(self._later, (verdict.due, batch, verdict.retried))
@@ -197,16 +241,16 @@ class Board:
         - `certain`: whether the process died while its node lived on. A node that vanished is
           charged to nobody, until it happens to the same batch again and again.
         """
-        self.flying.discard(batch)
+        self._land(batch)
         charged = started is not None and started.batch == f"g{batch[0]}/{batch[1]}" and started.attempt == attempt
         if charged and not certain:
-            trouble = self.troubles.setdefault(batch, Trouble())
+            trouble = self.trouble(batch)
             trouble.strays += 1
             charged = trouble.strays >= STRAYS
         if charged and started is not None:
-            trouble = self.troubles.setdefault(batch, Trouble())
+            trouble = self.trouble(batch)
             trouble.deaths += 1
-            known = len(started.lanes) == 1 and trouble.tries[started.lanes[0]] > 0
+            known = len(started.lanes) == 1 and trouble.tried(started.lanes[0]) > 0
             if started.timed_out or trouble.deaths > 1 or known:
                 self._accuse(trouble, started)
         self._wait(batch, lanes, first=True)
@@ -214,15 +258,15 @@ class Board:
 
     def returned(self, batch: Batch, lanes: tuple[int, ...] | None, *, fault: bool) -> int:
         """Put a batch back that the machinery failed; returns how often that has happened."""
-        self.flying.discard(batch)
+        self._land(batch)
         self._wait(batch, lanes, first=True)
         if fault:
-            self.troubles.setdefault(batch, Trouble()).faults += 1
+            self.trouble(batch).faults += 1
         return self.troubles[batch].faults if batch in self.troubles else 0
 
     def yielded(self, batch: Batch, lanes: tuple[int, ...] | None) -> None:
         """A worker stopped between two segments; another goes on with the same attempt."""
-        self.flying.discard(batch)
+        self._land(batch)
         trouble = self.troubles.get(batch)
         if trouble is not None:
             trouble.attempts -= 1
@@ -232,17 +276,69 @@ class Board:
         """Do (some lanes of) a settled batch again: damaged data, or a retry asked for.
 
         What already waits for this batch, now or later, is done with it: one batch is never
-        issued twice at a time. One that is in flight is left alone.
+        issued twice at a time. One that is in flight is left alone: ask again when it has landed.
         """
         if batch in self.flying:
             return
-        trouble = self.troubles.setdefault(batch, Trouble())
+        trouble = self.trouble(batch)
         for lane in lanes or ():
-            trouble.tries[lane] = 0
+            trouble.tries.pop(lane, None)
         for more in self._withdraw(batch):
             lanes = None if lanes is None or more is None else tuple(sorted({*lanes, *more}))
         self._unsettle(batch)
         self._wait(batch, lanes)
+
+    def admit(self, batch: Batch, lanes: tuple[int, ...]) -> None:
+        """Lanes of a batch that were not to be tried are to be tried after all, as their marks say by now."""
+        known = self._counts.get(batch, {})
+        if batch in self.troubles or any(known[word] for word in known if not Outcome[word.upper()].exempt):
+            self.reopen(batch, lanes)
+        elif batch not in self._waiting:
+            self._unsettle(batch)
+            self._wait(batch, None)
+
+    def withdraw(self, taken: Mapping[Batch, tuple[Collection[int], Mapping[str, int]]]) -> None:
+        """Lanes of batches that are not in flight are not to be tried (any more), as their marks say by now.
+
+        Arguments:
+        - `taken`: the lanes, and the trials of the batch by outcome after that.
+        """
+
+        def rest(batch: Batch, lanes: tuple[int, ...] | None) -> tuple[int, ...] | None:
+            if batch not in taken:
+                return lanes
+            gone, counts = taken[batch]
+            if lanes is None:
+                # One that somebody committed unheard is issued all the same: its receipt tells the rest.
+                return () if all(Outcome[word.upper()].exempt for word in counts) else None
+            return tuple(lane for lane in lanes if lane not in gone)
+
+        queue = [(batch, rest(batch, lanes)) for batch, lanes in self._queue]
+        later = [(due, batch, rest(batch, lanes) or ()) for due, batch, lanes in self._later]
+        self._queue = deque(entry for entry in queue if entry[1] != ())
+        self._later = [entry for entry in later if entry[2]]
+        heapq.heapify(self._later)
+        self._waiting = {batch for batch, _ in self._queue} | {batch for _, batch, _ in self._later}
+        for batch, (lanes, counts) in taken.items():
+            self._settle(batch, counts, open_again=batch in self._waiting)
+            if batch in self.troubles:
+                self.troubles[batch].acquit(lanes)
+
+    def tried_now(self, batch: Batch, lane: int) -> bool:
+        """Whether a lane is among those that are being tried, its batch being in flight."""
+        lanes = self._aloft.get(batch, ())
+        return lanes is None or lane in lanes
+
+    @property
+    def trials_flying(self) -> int:
+        """Trials that are being tried; of a batch that was never settled, all of it."""
+        return sum(self._size(batch) if lanes is None else len(lanes) for batch, lanes in self._aloft.items())
+
+    @property
+    def trials_retrying(self) -> int:
+        """Trials that failed and are being tried again, or will be."""
+        queued, later = (lanes for _, lanes in self._queue), (lanes for _, _, lanes in self._later)
+        return sum(len(lanes) for lanes in (*queued, *later, *self._aloft.values()) if lanes is not None)
 
     def settled_batches(self) -> set[Batch]:
         """Batches that are committed and not to be done again."""
@@ -283,11 +379,35 @@ class Board:
     def _issue(self, batch: Batch, lanes: tuple[int, ...] | None) -> Next:
         trouble = self.troubles.get(batch)
         self.flying.add(batch)
+        self._aloft[batch] = lanes
         if trouble is None:
             return Next(batch, 1, lanes, (), ())
         trouble.attempts = max(trouble.attempts, 1) + 1
         left_out = tuple((lane, outcome, text) for lane, (outcome, text) in sorted(trouble.leave_out.items()))
         return Next(batch, trouble.attempts, lanes, left_out, trouble.suspects)
+
+    def _land(self, batch: Batch) -> None:
+        self.flying.discard(batch)
+        self._aloft.pop(batch, None)
+
+    def _size(self, batch: Batch) -> int:
+        return self.plan.groups[batch[0]].size(batch[1])
+
+    def _judge(self, batch: Batch, fresh: Mapping[int, Outcome]) -> Verdict:
+        """Charge failures to their lanes: each class is counted, and limited, by itself."""
+        trouble = self.trouble(batch)
+        again, out = [], []
+        for lane, outcome in fresh.items():
+            trouble.tries[lane][outcome.word] += 1
+            spent = trouble.tries[lane][outcome.word] > self.retries.allowed(outcome.word)
+            if not spent:
+                again.append(lane)
+            elif not outcome.has_data:
+                out.append(lane)
+        # A batch waits as long as the lane of it that failed most often has to.
+        tries = max((trouble.tried(lane) for lane in again), default=1)
+        due = self._clock() + self.retries.wait(tries, self._chance.random())
+        return Verdict(tuple(again), due, tuple(out))
 
     def _shuns(self, batch: Batch, node: str, nodes: Collection[str]) -> bool:
         trouble = self.troubles.get(batch)
@@ -330,9 +450,10 @@ class Board:
         trouble.suspects, trouble.deaths, trouble.stuck = (), 0, 0
 
     def _settle(self, batch: Batch, counts: Mapping[str, int], *, open_again: bool = False) -> None:
+        known = {word: count for word, count in counts.items() if word != Outcome.MISSING.word}
         self.outcomes.subtract(self._counts.get(batch, {}))
-        self._counts[batch] = Counter(counts)
-        self.outcomes.update(counts)
+        self._counts[batch] = Counter(known)
+        self.outcomes.update(known)
         if open_again:
             self._unsettle(batch)
         elif batch in self._unsettled:
@@ -343,3 +464,7 @@ class Board:
         if batch not in self._unsettled:
             self._unsettled.add(batch)
             self._open[self._part_of[batch]] += 1
+
+
+def _programs(plan: Plan) -> list[str]:
+    return [canonical([g.experiment, g.static, g.traced, g.vectorize, g.batch]) for g in plan.groups]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from staffa.errors import ClusterError
+from staffa.execution.aside import Companion
 from staffa.storage.files import DISK
 from staffa.storage.ledger import Ledger
 
@@ -32,6 +33,7 @@ class Chronicle:
     ) -> None:
         self.ledger = ledger
         self._listeners, self._patience, self._root, self._clock = list(listeners), patience, root, clock
+        self._companions = [listener for listener in self._listeners if isinstance(listener, Companion)]
         self._unwritten: list[dict[str, Any]] = []
         self._paused_at: float | None = None
         self._retry_at = 0.0
@@ -49,9 +51,12 @@ class Chronicle:
             listener(event)
 
     def tick(self, figures: Mapping[str, Any]) -> None:
-        """What is due in the ledger, and what a full disk kept from being noted."""
+        """What is due in the ledger, what a full disk kept from being noted, and what listeners have to say."""
         self.disk(self._write_behind)
         self.disk(lambda: self.ledger.tick(self._clock(), figures))
+        for companion in self._companions:
+            for event in companion.news():
+                self.note(event)
         self.tell({"event": "figures", **figures})
 
     def close(self) -> None:

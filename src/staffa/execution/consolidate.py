@@ -6,7 +6,7 @@ after the seal) go to supplements of their own; nothing ever stands twice.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from staffa.campaign.inputs import missing_of
 from staffa.campaign.model import EveryConfig
 from staffa.campaign.plan import Part, Plan
 from staffa.execution.reduce import SealOrder, archive_layout
 from staffa.storage.archive import Archive, SealedFile, SealedPart
-from staffa.storage.books import Books
+from staffa.storage.books import Books, Failure
 from staffa.storage.hot import HotStore
+from staffa.storage.states import standing
 from staffa.storage.workspace import Workspace
 from staffa.trial import Outcome
 
@@ -56,6 +58,11 @@ class Consolidation:
         self.held: dict[str, int] = {}
         """Part -> trials in them."""
         self._look()
+
+    def grow(self, plan: Plan, digest: str) -> None:
+        """Take up a plan that has grown; from here on files have the columns that came with it."""
+        self.plan, self.digest = plan, digest
+        self.archive = Archive(self.workspace.archive, archive_layout(plan), plan.compression, plan.level)
 
     def order(
         self, part: Part, books: Books, nodes: Mapping[tuple[int, int], str], *, again: bool = False
@@ -97,24 +104,30 @@ class Consolidation:
         status: Any,
         books: Books,
     ) -> None:
-        digests = store.digests(batch)
+        digests, name = store.digests(batch), f"g{number}/{batch}"
         _, columns = store.inputs(batch)
         for lane in lanes:
-            trial = digests[lane]
+            trial, outcome = digests[lane], Outcome(int(status[lane]))
             failures = books.failures.get(trial, [])
             values = {name: column[lane] for name, column in columns.items()}
             row: dict[str, Any] = {
                 "trial": trial,
                 "sampler": self.plan.groups[number].sampler,
-                "outcome": Outcome(int(status[lane])).word,
-                "message": failures[-1].message if failures else "",
-                "attempts": max(len(failures), 1),
-                "state": books.states.get(trial, "failed"),
-                **{name: values.get(name) for name in ("replicate", *(n for n, _ in self.plan.parameters))},
+                "outcome": outcome.word,
+                "message": self._message(outcome, failures, values, books.why.get(trial) or books.why.get(name, "")),
+                "attempts": len(failures) if outcome.exempt else max(len(failures), 1),
+                "state": str(standing(outcome, books.state(trial, name))),
+                **{column: values.get(column) for column in ("replicate", *(n for n, _ in self.plan.parameters))},
             }
-            for name, found in rows.items():
-                value = row.get(name)
+            for column, found in rows.items():
+                value = row.get(column)
                 found.append(value.item() if isinstance(value, np.generic) else value)
+
+    def _message(self, outcome: Outcome, failures: Sequence[Failure], values: Mapping[str, Any], why: str) -> str:
+        if outcome is Outcome.MISSING_INPUT:
+            gone = missing_of(self.plan.inputs, values)
+            return f"not there: {gone[0]}" if gone else "an input of another trial of its realization is not there"
+        return failures[-1].message if failures else why
 
     def _look(self) -> None:
         folder = self.workspace.archive / "trials"
@@ -198,7 +211,7 @@ def described(archive: Path, name: str) -> SealedPart:
 def _failed_lanes(store: HotStore) -> Iterator[tuple[int, Any, Any]]:
     status = store.status()
     size = store.layout.batch
-    failed = (status == Outcome.RAISED) | (status == Outcome.TIMEOUT) | (status == Outcome.KILLED)
+    failed = np.isin(status, [outcome for outcome in Outcome if outcome.failed or outcome.exempt])
     for batch in np.unique(np.flatnonzero(failed) // size):
         piece = slice(int(batch) * size, (int(batch) + 1) * size)
         yield int(batch), np.flatnonzero(failed[piece]), status[piece]

@@ -9,22 +9,27 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from staffa.campaign.config import Declaration
+from staffa.campaign.identity import run_facts
 from staffa.errors import ClusterError, ConfigError
+from staffa.execution.audience import Audience, failed, settled
 from staffa.execution.chronicle import Listener
 from staffa.execution.cluster import cores, given_pool, local_pool
 from staffa.execution.ending import HANDOVER, Ended, Stop
 from staffa.execution.pool import Pool
 from staffa.execution.prepare import adopt_code, current_plan, open_stores, plan_digest
 from staffa.execution.runner import Runner
-from staffa.execution.tally import batch_counts
+from staffa.execution.tally import batch_counts, counted
 from staffa.experiment.environment import worker_environment
 from staffa.storage.lease import SILENCE_SECONDS, Lease, read_lease
 from staffa.storage.ledger import Ledger
 from staffa.storage.workspace import Workspace
+from staffa.telemetry import run_id
+from staffa.telemetry.events import RunStarted
 
 DETACHED_SECONDS = 30.0
 """How long a process of one's own may take to become the driver."""
@@ -58,44 +63,58 @@ def drive(
             ledger.append({"event": "code_change_accepted", "old": change[0], "new": change[1]})
             adopt_code(workspace, found)
         stack.enter_context(_interruptible(stop, as_job=bool(heirs)))
+        # Entered before the workers are there: whoever is told that it is over is told after they went.
+        audience = stack.enter_context(Audience(ledger, heard, stop))
         if heirs:
             from staffa.execution.slurm.driver import succession
 
             machine = declaration.campaign.cluster
             stack.enter_context(succession(workspace, workspace.root.name, machine, heirs, stop))
+        figures = counted(found, stores)
         batches = 0 if seal else sum("missing" in counts for _, counts in batch_counts(found, stores))
         pool = stack.enter_context(_pool(workspace, declaration, client, stop, batches))
         digest, config = plan_digest(found), declaration.campaign
         runner = Runner(workspace, found, digest, config, ledger, stores, pool, listeners=heard, stop=stop)
-        started = {
-            "event": "run_started",
-            "driver": lease.lease_id,
-            "host": lease.holder.host,
-            "pid": lease.holder.pid,
-            "job": lease.holder.job,
-            "workers": len(pool.members()),
-            "resumed": bool(ledger.books.runs),
-            "dashboard": pool.dashboard,
-        }
-        ledger.append(started)
-        for hear in heard:
-            hear(started)
-        return _told(ledger, runner.seal if seal else runner.run)
+        audience.begin(_header(workspace, declaration, lease, found.code, ledger, pool), figures)
+        return _told(audience, runner.seal if seal else runner.run)
 
 
-def _told(ledger: Ledger, run: Any) -> Ended:
+def _header(
+    workspace: Workspace, declaration: Declaration, lease: Lease, code: str, ledger: Ledger, pool: Pool
+) -> RunStarted:
+    """What is true of the whole run: the first word in its journal."""
+    return RunStarted(
+        driver=lease.lease_id,
+        run_id=run_id(declaration.campaign.campaign.name, lease.lease_id),
+        campaign=workspace.root.name,
+        host=lease.holder.host,
+        pid=lease.holder.pid,
+        job=lease.holder.job,
+        workers=len(pool.members()),
+        resumed=bool(ledger.books.runs),
+        dashboard=pool.dashboard,
+        code=code,
+        staffa=_version(),
+        telemetry=getattr(declaration.campaign.execution, "telemetry", True),
+        **run_facts(declaration, code),
+    )
+
+
+def _version() -> str:
+    try:
+        return version("staffa")
+    except PackageNotFoundError:  # a checkout that was never installed
+        return ""
+
+
+def _told(audience: Audience, run: Callable[[], Ended]) -> Ended:
     """Run, and write down how it ended."""
     try:
-        ended: Ended = run()
+        ended = run()
     except BaseException as error:
-        interrupted = isinstance(error, KeyboardInterrupt)
-        reason = "interrupted" if interrupted else type(error).__name__
-        code = 130 if interrupted else getattr(error, "exit_code", 3)
-        with contextlib.suppress(OSError):
-            ledger.append({"event": "run_ended", "reason": reason, "exit_code": code})
+        audience.end(failed(error))
         raise
-    with contextlib.suppress(OSError):
-        ledger.append({"event": "run_ended", "reason": ended.reason, "exit_code": ended.exit_code})
+    audience.end(settled(ended))
     return ended
 
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from staffa.storage.files import read_json
+from staffa.storage.spans import spans, unspan
 
 SPACE = 4096
 """Bytes of a mark, taken when it is made: writing it must not depend on room on the disk."""
@@ -104,23 +105,3 @@ def read_mark(path: Path) -> Started | None:
     if not isinstance(found, dict) or "batch" not in found:
         return None
     return Started(found["batch"], found["attempt"], tuple(unspan(found["lanes"])), found["timed_out"])
-
-
-def spans(lanes: Sequence[int]) -> str:
-    """Write lanes as ranges: `0-255,300`."""
-    pieces: list[list[int]] = []
-    for lane in sorted(lanes):
-        if pieces and lane == pieces[-1][1] + 1:
-            pieces[-1][1] = lane
-        else:
-            pieces.append([lane, lane])
-    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in pieces)
-
-
-def unspan(text: str) -> list[int]:
-    """The inverse of `spans`."""
-    lanes: list[int] = []
-    for piece in filter(None, text.split(",")):
-        first, _, last = piece.partition("-")
-        lanes += range(int(first), int(last or first) + 1)
-    return lanes

@@ -9,6 +9,7 @@ from typing import Any
 from staffa.execution.board import Batch, Next
 from staffa.execution.marks import Started
 from staffa.execution.pool import Departure, Member
+from staffa.storage.spans import spans
 from staffa.trial import Outcome
 
 Event = dict[str, Any]
@@ -44,19 +45,35 @@ def _of(flight: Flight, event: str) -> Event:
         "batch": f"g{flight.batch[0]}/{flight.batch[1]}",
         "attempt": flight.attempt,
         "worker": flight.member.address,
+        "node": flight.member.node,
+        "pool": flight.member.pool,
     }
 
 
+def _measured(flight: Flight, receipt: Mapping[str, Any]) -> Event:
+    """What a receipt tells of the time and the machine it took; memory only where it was measured."""
+    seconds = receipt["seconds"]
+    # A batch counts as started once its programs are there.
+    queue = receipt["started"] - flight.issued - seconds.get("compile", 0.0)
+    timings = {"queue": round(max(queue, 0.0), 6), **seconds}
+    memory = {"memory": receipt["memory"]} if receipt.get("memory") else {}
+    return {"timings": timings, "device": receipt["device"], **memory}
+
+
+def _lanes(flight: Flight) -> Event:
+    """The lanes that were asked for, unless it is all without data."""
+    return {"lanes": spans(flight.lanes)} if flight.lanes is not None else {}
+
+
 def issued(flight: Flight) -> Event:
-    return _of(flight, "batch_issued")
+    return _of(flight, "batch_issued") | _lanes(flight)
 
 
 def yielded(flight: Flight, receipt: Mapping[str, Any]) -> Event:
     return _of(flight, "batch_yielded") | {
-        "node": flight.member.node,
+        **_measured(flight, receipt),
         "segment": receipt["yielded"],
         "computed": receipt["computed"],
-        "timings": receipt["seconds"],
     }
 
 
@@ -78,12 +95,12 @@ def settled(
         for lane, outcome in failed.items()
         if lane in charged
     ]
-    copied = ("outcomes", "bytes", "width", "computed", "device", "compiles", "pid", "duplicate", "cpu")
+    copied = ("outcomes", "bytes", "width", "computed", "compiles", "pid", "duplicate", "cpu")
     return _of(flight, "batch_settled") | {
+        **_measured(flight, receipt),
+        **_lanes(flight),
         "node": flight.member.node or receipt["node"],
-        "pool": flight.member.pool,
         "failed": lanes,
-        "timings": {"queue": max(receipt["started"] - flight.issued, 0.0), **receipt["seconds"]},
         **{name: receipt[name] for name in copied},
     }
 
@@ -91,8 +108,7 @@ def settled(
 def retry_planned(flight: Flight, lanes: Sequence[int], due: float) -> Event:
     planned = {"lanes": list(lanes), "attempt": flight.attempt + 1, "due": due}
     event = _of(flight, "retry_planned") | planned
-    del event["worker"]
-    return event
+    return {name: value for name, value in event.items() if name not in ("worker", "node", "pool")}
 
 
 def quarantined(flight: Flight, lane: int, trial: str, outcome: Outcome, message: str, attempts: int) -> Event:
@@ -113,7 +129,6 @@ def lost(flight: Flight, reason: str, charged: bool = False, started: Started | 
     lanes = [min(started.lanes), max(started.lanes) + 1] if blamed and started else None
     late = charged and started is not None and started.timed_out
     return _of(flight, "batch_lost") | {
-        "node": flight.member.node,
         "reason": "ran past execution.timeout" if late else reason,
         "charged": charged,
         "lanes": lanes,

@@ -45,10 +45,14 @@ class Pace:
 
     def __init__(self, plan: Plan, programs: Mapping[int, str]) -> None:
         self._segments = plan.sampling.segments
-        self._programs = programs
+        self._programs = dict(programs)
         self._seen: dict[tuple[str, str], deque[tuple[float, float]]] = {}
         self._kinds: dict[str, str] = {}
         """Pool -> device kind of its latest receipt."""
+
+    def grow(self, programs: Mapping[int, str]) -> None:
+        """Groups were added to the campaign."""
+        self._programs |= programs
 
     def note(self, group: int, pool: str, device: str, computed: int, seconds: Mapping[str, float]) -> None:
         """A receipt came.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from staffa.campaign.config import Declaration, difference, dump, load_frozen
-from staffa.campaign.plan import Group, Plan, Rows, bytes_per_trial, group_parameters, sampling_of, unfold
+from staffa.campaign.inputs import Inputs, check_filled, names_in, without
+from staffa.campaign.plan import Earlier, Group, Plan, Rows, bytes_per_trial, group_parameters, sampling_of, unfold
 from staffa.errors import ConfigError, PluginError, WorkspaceError
 from staffa.execution.bench import spec_of
 from staffa.execution.reduce import array_layout
@@ -53,6 +54,14 @@ class Prepared:
     rows: Rows
     cluster: Mapping[str, Any] = field(default_factory=dict)
     """What SLURM would be asked for, where it is SLURM's."""
+    missing: int = 0
+    """Trials of `rows` that lack an input: they wait for it."""
+
+    @property
+    def own(self) -> dict[int, Group]:
+        """Groups that `rows` are the trials of: all, unless the campaign grows."""
+        generation = self.plan.generation
+        return {number: group for number, group in enumerate(self.plan.groups) if group.generation == generation}
 
     def layout(self, group: Group) -> GroupLayout:
         return group_layout(self.plan, group)
@@ -70,12 +79,18 @@ class Prepared:
         return hot + len(self.plan.parts) * tables + len(self.plan.groups) * tables + 40
 
 
-def unfolded(declaration: Declaration) -> Prepared:
+def unfolded(declaration: Declaration, earlier: Earlier | None = None, inputs: Inputs | None = None) -> Prepared:
     """Unfold a declaration, refusing whatever cannot run; nothing is written.
+
+    Arguments:
+    - `earlier`: what the campaign grows from; the rows are then the trials it did not have.
+    - `inputs`: with absolute templates; by default those of the declaration, beside it.
 
     Raises `ConfigError` or `PluginError` naming file, line, field, value and what to do.
     """
     config, directory = declaration.campaign, declaration.directory
+    if inputs is None:
+        inputs = Inputs(config.inputs.paths, config.inputs.together).resolved(directory)
     objects: dict[str, Experiment] = {}
 
     def vectorize(block: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
@@ -90,42 +105,68 @@ def unfolded(declaration: Declaration) -> Prepared:
         return _describe(objects[key], group, config, directory)
 
     with _located(declaration):
-        plan, rows = unfold(config, code_digest(directory), describe, vectorize)
-    return Prepared(declaration, plan, rows)
+        plan, rows = unfold(config, code_digest(directory), describe, vectorize, earlier)
+        plan = replace(plan, inputs=inputs)
+        return Prepared(declaration, plan, rows, missing=_without_inputs(plan, rows))
 
 
 def create(prepared: Prepared, workspace: Workspace) -> Plan:
     """Write the plan down: code, provenance, trials, hot stores, and last `campaign.yaml`."""
     plan, source = prepared.plan, prepared.declaration.directory
     shutil.rmtree(workspace.hot, ignore_errors=True)
+    for left in (*workspace.metadata.glob("plan-*.json"), *workspace.metadata.glob("campaign-*.yaml")):
+        left.unlink()
     Workspace.create(workspace.root)
     snapshot_code(source, workspace.code)
     facts = {**gather(source), "source": str(source), "code": plan.code, "dirty_files": dirty_files(source)}
     write_aside(workspace.provenance, json.dumps(facts, indent=1, default=str))
-    _write_roster(prepared, workspace)
-    workspace.group(plan.generation, "g0").parent.mkdir(parents=True, exist_ok=True)
-    for number, group in enumerate(plan.groups):
-        _create_store(prepared, workspace, number, group)
+    write_trials(prepared, workspace.trials(plan.generation), workspace.hot / str(plan.generation))
     write_aside(workspace.plan(plan.generation), plan.dumps())
     write_aside(workspace.campaign_yaml, dump(prepared.declaration))
     return plan
 
 
+def write_trials(prepared: Prepared, roster: Path, stores: Path) -> None:
+    """Write the list of a generation's trials, and make their hot stores.
+
+    Arguments:
+    - `roster`, `stores`: the file of the one, the folder of the others.
+    """
+    from staffa.seeds import key_words
+
+    _write_roster(prepared, roster)
+    stores.mkdir(parents=True, exist_ok=True)
+    rows = prepared.rows
+    for number, group in prepared.own.items():
+        digests = rows.digests[rows.members(number)]
+        names = [text.decode() for text in hexadecimal(digests)]
+        columns = group_parameters(prepared.plan, rows, number)
+        HotStore.create(stores / f"{group.name}.zarr", prepared.layout(group), key_words(digests), names, columns)
+
+
 def check_unchanged(declaration: Declaration, workspace: Workspace) -> None:
     """Refuse a declaration that differs from the frozen one in anything that matters."""
-    frozen = load_frozen(workspace.campaign_yaml, directory=declaration.directory)
+    frozen = load_frozen(workspace.frozen, directory=declaration.directory)
+    hint = (
+        f"to let it grow: staffa expand {workspace.root} CAMPAIGN.yaml; for another one raise campaign.version, "
+        f"or go on with the frozen one: staffa resume {workspace.root}"
+    )
+    complaint = f"{workspace.root} holds another campaign of this name and version"
+    check_differences(frozen, declaration, FREE, complaint, hint)
+
+
+def check_differences(
+    frozen: Declaration, declaration: Declaration, free: Sequence[str], complaint: str, hint: str
+) -> None:
+    """Refuse a declaration that differs from the frozen one in more than what is `free`, with the difference."""
     changed = [
         (path, there, here)
         for path, there, here in difference(frozen, declaration)
-        if not any(path == free or path.startswith(free.rstrip(".") + ".") for free in FREE)
+        if not any(path == name or path.startswith(name.rstrip(".") + ".") for name in free)
     ]
     if changed:
         rows = "\n".join(f"  {path}: {there!r} there, {here!r} here" for path, there, here in changed)
-        raise WorkspaceError(
-            f"{workspace.root} holds another campaign of this name and version:\n{rows}",
-            f"to let it grow: staffa expand {workspace.root}; for another one raise campaign.version, "
-            f"or go on with the frozen one: staffa resume {workspace.root}",
-        )
+        raise WorkspaceError(f"{complaint}:\n{rows}", hint)
 
 
 def current_plan(workspace: Workspace, *, accept_code_change: bool = False) -> tuple[Plan, tuple[str, str] | None]:
@@ -135,7 +176,7 @@ def current_plan(workspace: Workspace, *, accept_code_change: bool = False) -> t
     recorded, `adopt_code` makes it so.
     """
     plan = load_plan(workspace)
-    source = _source(workspace)
+    source = source_of(workspace)
     here = code_digest(source) if source is not None else plan.code
     if source is not None and here == plan.code and not workspace.code.exists():
         # A driver died between the two renames that put a new snapshot in the place of the old.
@@ -155,14 +196,15 @@ def current_plan(workspace: Workspace, *, accept_code_change: bool = False) -> t
 
 def adopt_code(workspace: Workspace, plan: Plan) -> None:
     """Take the snapshot of the accepted code that `plan` names, then write the plan down."""
-    source = _source(workspace)
+    source = source_of(workspace)
     if source is not None and code_digest(source) == plan.code:
         snapshot_code(source, workspace.code)
     write_aside(workspace.plan(plan.generation), plan.dumps())
 
 
-def load_plan(workspace: Workspace, generation: int = 0) -> Plan:
-    """Read the frozen plan."""
+def load_plan(workspace: Workspace, generation: int | None = None) -> Plan:
+    """Read the frozen plan: by default that of the latest generation, which holds all."""
+    generation = workspace.generation if generation is None else generation
     try:
         return Plan.loads(workspace.plan(generation).read_text())
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -177,9 +219,10 @@ def plan_digest(plan: Plan) -> str:
     return hashlib.sha256(plan.dumps().encode()).hexdigest()[:16]
 
 
-def open_stores(workspace: Workspace, plan: Plan) -> dict[int, HotStore]:
-    """The hot stores of a plan, by group."""
-    return {n: HotStore.open(workspace.group(plan.generation, g.name)) for n, g in enumerate(plan.groups)}
+def open_stores(workspace: Workspace, plan: Plan, groups: Iterable[int] | None = None) -> dict[int, HotStore]:
+    """The hot stores of a plan, by group: all, or those of some groups."""
+    numbers = range(len(plan.groups)) if groups is None else groups
+    return {n: HotStore.open(workspace.group(plan.groups[n].generation, plan.groups[n].name)) for n in numbers}
 
 
 def group_layout(plan: Plan, group: Group) -> GroupLayout:
@@ -261,22 +304,11 @@ def _probe(config: Any, group: Group, sampling: Sampling) -> Plan:
     )
 
 
-def _create_store(prepared: Prepared, workspace: Workspace, number: int, group: Group) -> None:
-    from staffa.seeds import key_words
-
-    rows = prepared.rows
-    digests = rows.digests[rows.members(number)]
-    names = [text.decode() for text in hexadecimal(digests)]
-    columns = group_parameters(prepared.plan, rows, number)
-    path = workspace.group(prepared.plan.generation, group.name)
-    HotStore.create(path, prepared.layout(group), key_words(digests), names, columns)
-
-
-def _write_roster(prepared: Prepared, workspace: Workspace) -> None:
+def _write_roster(prepared: Prepared, path: Path) -> None:
     plan, rows = prepared.plan, prepared.rows
-    everyone = np.arange(plan.trials)
-    place = np.empty(plan.trials, np.int64)
-    for number in range(len(plan.groups)):
+    everyone = np.arange(len(rows.kept))
+    place = np.empty(len(everyone), np.int64)
+    for number in prepared.own:
         members = rows.members(number)
         place[members] = np.arange(len(members))
     columns: dict[str, tuple[str, Any]] = {
@@ -285,10 +317,22 @@ def _write_roster(prepared: Prepared, workspace: Workspace) -> None:
         "replicate": ("int", rows.replicate(everyone)),
     }
     columns |= {name: (kind, rows.column(name, everyone)) for name, kind in plan.parameters}
-    write_roster(workspace.trials(plan.generation), rows.digests, columns)
+    write_roster(path, rows.digests, columns, plan.trials - len(everyone))
 
 
-def _source(workspace: Workspace) -> Path | None:
+def _without_inputs(plan: Plan, rows: Rows) -> int:
+    """How many of the trials lack an input. Refuses templates that cannot be filled."""
+    if not plan.inputs:
+        return 0
+    everyone = np.arange(len(rows.kept))
+    known = ["replicate", *(name for name, _ in plan.parameters)]
+    asked = names_in(plan.inputs, known)
+    columns = {name: rows.column(name, everyone) if name != "replicate" else rows.replicate(everyone) for name in asked}
+    check_filled(plan.inputs, columns)
+    return int(without(plan.inputs, columns, len(everyone)).sum())
+
+
+def source_of(workspace: Workspace) -> Path | None:
     """The folder the workflow was planned from, if it is still there."""
     from staffa.storage.files import read_json
 

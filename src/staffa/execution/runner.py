@@ -14,6 +14,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from staffa.campaign.model import CampaignConfig
@@ -21,32 +22,39 @@ from staffa.campaign.plan import Plan
 from staffa.errors import ClusterError, StaffaError
 from staffa.execution import notes
 from staffa.execution.bench import Order, mark_name
-from staffa.execution.board import Batch, Board, Next, Retries
+from staffa.execution.board import INFRASTRUCTURE, Batch, Board, Next, Retries
+from staffa.execution.charging import charge
 from staffa.execution.chronicle import Chronicle, Listener
 from staffa.execution.consolidate import Consolidation, Due
 from staffa.execution.crew import Crew
 from staffa.execution.ending import HANDOVER, Ended, Stop
+from staffa.execution.exempt import Desk, agree, check_inputs, on_board
 from staffa.execution.graph import batch_graph, reduce_graph
+from staffa.execution.growing import carry_out, mend, take_up, tell_growth
 from staffa.execution.lanes import leave
 from staffa.execution.marks import read_mark
 from staffa.execution.notes import Flight
 from staffa.execution.pace import Pace
 from staffa.execution.pool import REDUCE, SAMPLE, Demand, Departure, Member, Pool
+from staffa.execution.prepare import plan_digest
 from staffa.execution.sealing import Sealing
-from staffa.execution.tally import Rate, batch_counts, batch_key, failed_lanes, failed_now, lane_messages
+from staffa.execution.stragglers import Watch
+from staffa.execution.takeover import resume_failures, take_stock
+from staffa.execution.tally import Rate, batch_key
+from staffa.execution.verify import UNSEEN_SECONDS, Scrutiny, reopen
+from staffa.execution.wishes import Wishes
 from staffa.execution.work import TOPIC
 from staffa.storage import control
 from staffa.storage.files import DISK, sweep_partials
 from staffa.storage.hot import HotStore
 from staffa.storage.ledger import Ledger
+from staffa.storage.states import census
 from staffa.storage.workspace import Workspace
+from staffa.trial import Outcome
 
 POLL_SECONDS = 0.5
 CONTROL_SECONDS = 2.0
-UNTOLD = "failed; its worker died before it could say why"
-"""Message of a trial that was committed as failed, where the receipt that told why was lost."""
-FAULTS = 3
-"""Errors of the machinery a batch may have before the run gives up."""
+CENSUS_SECONDS = 1.0
 RECEIPT_SECONDS = 30.0
 """How long a receipt may be on its way; its worker may have died before it was sent."""
 UNSURE_SECONDS = 5.0
@@ -74,18 +82,26 @@ class Runner:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.workspace, self.plan, self.digest, self.config = workspace, plan, digest, config
-        self.ledger, self.stores, self.pool = ledger, stores, pool
+        self.ledger, self.stores, self.pool = ledger, dict(stores), pool
         self.stop, self.clock = stop or Stop(), clock
         self.chronicle = Chronicle(ledger, listeners, config.execution.patience, workspace.root, clock)
         retries, backoff = config.execution.retries, config.execution.retries.backoff
-        rules = Retries(retries.limit, backoff.initial, backoff.factor, backoff.jitter, backoff.maximum)
+        waits = backoff.initial, backoff.factor, backoff.jitter, backoff.maximum
+        rules = Retries(
+            retries.limit, *waits, per_class={str(word): count for word, count in retries.per_class.items()}
+        )
         self.board = Board(plan, rules, clock, random.Random(config.seeds.pack().channel("retry")))
         self.crew = Crew(pool, self.chronicle)
-        archive = Consolidation(workspace, plan, digest, stores)
+        self.desk = Desk(workspace, plan, self.stores, ledger.books, self.chronicle.note, self.board.flying)
+        self.wishes = Wishes(self.desk, self.board)
+        self.scrutiny = Scrutiny(lambda: self.plan, self.stores, random.Random())
+        archive = Consolidation(workspace, plan, digest, self.stores)
+        due = Due(config.archive.every)
         self.sealing = Sealing(
-            archive, plan, stores, self.board, ledger.books, self.chronicle, Due(config.archive.every)
+            archive, plan, self.stores, self.board, ledger.books, self.chronicle, due, self.wishes.mend
         )
         self.pace = Pace(plan, {number: self.board.program(number) for number in range(len(plan.groups))})
+        self.watch = Watch(plan.timeout)
         self.flights: dict[str, Flight] = {}
         self._news: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
         self._warm: set[tuple[str, str]] = set()
@@ -94,9 +110,12 @@ class Runner:
         self._issues: Counter[Batch] = Counter()
         self._unsure: dict[str, float] = {}
         """Flights without a receipt or an error, and since when."""
+        self._unseen: list[tuple[Flight, Mapping[str, Any], float]] = []
+        """Receipts whose mark does not (yet) stand on disk."""
         self._asked_to_leave = False
         self._empty_since: float | None = None
-        self._polled = self._controlled = 0.0
+        self._polled = self._controlled = self._counted = 0.0
+        self._states: dict[str, int] = {}
         self._rate = Rate()
         self._started = clock()
 
@@ -138,9 +157,16 @@ class Runner:
 
     def _take_over(self) -> None:
         books = self.ledger.books
-        self.board.load(batch_counts(self.plan, self.stores))
-        for number, store in self.stores.items():
-            self._resume_failed(number, store)
+        mend(self.workspace)
+        tell_growth(self.desk)
+        agree(self.desk)
+        check_inputs(self.desk)
+        self.desk.moved = functools.partial(on_board, self.board)
+        self.chronicle.insist(self.wishes.enforce)
+        for event in take_stock(self.board, self.stores, books, self.sealing.archive.archive.manifest()["parts"]):
+            self.chronicle.note(event)
+        for event in resume_failures(self.board, self.stores, books, self.clock()):
+            self.chronicle.note(event)
         for batch, attempts in books.charged.items():
             trouble = self.board.troubles.get(batch_key(batch))
             if trouble is not None and attempts:
@@ -148,29 +174,28 @@ class Runner:
         self._forget_checkpoints()
         self.sealing.due.reset(self._settled_trials(), self.clock())
 
-    def _resume_failed(self, number: int, store: HotStore) -> None:
-        """Failed trials of an earlier driver: tried again, unless they were given up."""
-        books = self.ledger.books
-        for batch, lanes in failed_lanes(store):
-            digests = store.digests(batch)
-            again = {lane: books.tries(digests[lane]) for lane in lanes if digests[lane] not in books.states}
-            again = {lane: tries for lane, tries in again.items() if tries <= self.board.retries.limit}
-            if again:
-                self.board.reopen((number, batch), tuple(again))
-                self.board.troubles[number, batch].tries.update(again)
-
     def _forget_checkpoints(self) -> None:
         """Checkpoints that outlived their batch: its worker died between the mark and their removal."""
         saved = list(self.workspace.state.glob("*.safetensors"))
         if not saved:
             return
-        generation, board = self.plan.generation, self.board
-        stale = {
-            self.workspace.checkpoint(generation, f"g{group}", batch)
-            for group, batch in board.settled_batches() - board.troubles.keys()
-        }
+        board = self.board
+        stale = {self._checkpoint(batch) for batch in board.settled_batches() - board.troubles.keys()}
         for path in stale.intersection(saved):
             path.unlink(missing_ok=True)
+
+    def _adopt(self, plan: Plan) -> None:
+        """Go on with a plan that has grown: what stood in the one before stands in it unchanged."""
+        added = range(len(self.plan.groups), len(plan.groups))
+        take_up(self.desk, plan)
+        self.plan, self.digest = plan, plan_digest(plan)
+        self.board.grow(plan)
+        self.pace.grow({number: self.board.program(number) for number in added})
+        self.sealing.grow(plan, self.digest)
+
+    def _checkpoint(self, batch: Batch) -> Path:
+        group, number = batch
+        return self.workspace.checkpoint(self.plan.groups[group].generation, f"g{group}", number)
 
     # The loop's five steps
 
@@ -178,7 +203,7 @@ class Runner:
         if self.stop.reason:
             late = self.stop.leave_at is not None and self.clock() > self.stop.leave_at
             return late or not self.flights
-        idle = self.board.finished and not self.flights and not self.sealing.queue
+        idle = self.board.finished and not (self.flights or self._unseen or self.sealing.queue or self.wishes.pending)
         return idle and not (self.sealing.due.every != "off" and self.sealing.ask(self._sealing_parts()))
 
     def _poll(self) -> None:
@@ -197,6 +222,8 @@ class Runner:
             self._controlled = now
             for request in control.pending(self.workspace):
                 self._obey(request)
+        if self.wishes.pending:
+            self.chronicle.disk(self.wishes.settle)
 
     def _fill(self) -> None:
         if self.stop.reason or self.chronicle.waiting:
@@ -277,6 +304,7 @@ class Runner:
             self._issues[chosen.batch],
             expected.begin if expected else 0.0,
             expected.segment if expected else 0.0,
+            getattr(self.config.execution, "telemetry", True),
         )
         program = self.board.program(group), member.pool
         if program not in self._warm:
@@ -339,11 +367,12 @@ class Runner:
         if flight.is_seal:
             self.sealing.sealed(flight.part, flight.member.address, receipt)
             return
+        self.watch.note(flight, receipt, self.clock())
         self.pace.note(flight.batch[0], flight.member.pool, receipt["device"], receipt["computed"], receipt["seconds"])
-        if receipt["yielded"] is None:
-            self._settled(flight, receipt)
-        else:
+        if receipt["yielded"] is not None:
             self._yielded(flight, receipt)
+        elif not self._settled(flight, receipt):
+            self._unseen.append((flight, receipt, self.clock()))
 
     def _ready(self, group: int, pool: str) -> None:
         program = self.board.program(group), pool
@@ -356,29 +385,26 @@ class Runner:
         self.board.yielded(flight.batch, flight.lanes)
         self.chronicle.note(notes.yielded(flight, receipt))
 
-    def _settled(self, flight: Flight, receipt: Mapping[str, Any]) -> None:
-        group, batch = flight.batch
+    def _settled(self, flight: Flight, receipt: Mapping[str, Any]) -> bool:
+        """Take up a batch that was committed; False while its mark does not say so, too."""
+        group = flight.batch[0]
         self._ready(group, flight.member.pool)
+        status = self.scrutiny.mark(flight.batch, receipt["outcomes"])
+        if status is None:
+            return False
+        damage = self.scrutiny.damage(flight.batch)
+        if damage:
+            self._failed(flight, RuntimeError(f"what was written is not what stands on disk: {', '.join(damage)}"))
+            self.wishes.mend(flight.batch, damage)
+            return True
         self.sealing.nodes[flight.batch] = flight.member.node or receipt["node"]
-        store = self.stores[group]
-        failed = failed_now(store, batch, receipt)
-        digests = store.digests(batch) if failed or receipt["outcomes"].get("nan") else []
-        messages = lane_messages(receipt)
-        charged = set(range(self.plan.groups[group].size(batch)) if flight.lanes is None else flight.lanes)
-        if receipt["duplicate"]:
-            # Another task has committed it. If that one's receipt never came, these failures are news.
-            charged = {lane for lane in failed if digests[lane] not in self.ledger.books.failures}
-            messages = {lane: messages.get(lane, UNTOLD) for lane in charged}
-        verdict = self.board.settled(flight.batch, receipt["outcomes"], failed, charged)
-        self.chronicle.note(notes.settled(flight, receipt, failed, charged, digests, messages))
-        if verdict.retried:
-            self.board.failed_on(flight.batch, flight.member.node)
-            self.chronicle.note(notes.retry_planned(flight, verdict.retried, verdict.due))
-        for lane in verdict.quarantined:
-            tries = self.board.troubles[flight.batch].tries[lane]
-            message = messages.get(lane, "")
-            self.chronicle.note(notes.quarantined(flight, lane, digests[lane], failed[lane], message, tries))
+        charge(flight, receipt, status, self.stores[group], self.board, self.wishes, self.chronicle)
+        left = tuple(lane for lane, code in enumerate(status) if code == Outcome.MISSING)
+        if left:
+            self.board.reopen(flight.batch, left)
+        self.desk.landed(flight.batch)
         self.chronicle.go_on()
+        return True
 
     def _judge(self, now: float) -> None:
         """Settle the accounts of workers that left, as soon as it is known why."""
@@ -389,6 +415,14 @@ class Runner:
             if now - since > UNSURE_SECONDS and not self.crew.left(flight.member):
                 self._forget(key)
                 self._failed(flight, ClusterError("Dask lost the batch, its worker is still there"))
+        waiting, self._unseen = self._unseen, []
+        for flight, receipt, since in waiting:
+            if self._settled(flight, receipt):
+                continue
+            if now - since > UNSEEN_SECONDS:
+                self._failed(flight, RuntimeError("its mark does not say what its worker says"))
+            else:
+                self._unseen.append((flight, receipt, since))
 
     def _gone(self, member: Member, departure: Departure, since: float) -> None:
         flights = {key: f for key, f in self.flights.items() if f.member.address == member.address}
@@ -404,10 +438,9 @@ class Runner:
         """Seconds of the device whose work was lost: since the last receipt, or the last checkpoint."""
         kept = self.crew.busy_since(member, since)
         batches = [flight.batch for flight in flights if not flight.is_seal]
-        for group, batch in batches:
-            path = self.workspace.checkpoint(self.plan.generation, f"g{group}", batch)
+        for batch in batches:
             with contextlib.suppress(OSError):
-                kept = max(kept, path.stat().st_mtime)
+                kept = max(kept, self._checkpoint(batch).stat().st_mtime)
         return max(since - kept, 0.0) if batches else 0.0
 
     def _lost(self, key: str, flight: Flight, departure: Departure) -> None:
@@ -438,9 +471,12 @@ class Runner:
         else:
             faults = self.board.returned(flight.batch, flight.lanes, fault=not full)
             self.chronicle.note(notes.lost(flight, f"{type(error).__name__}: {error}"[:500]))
+            damage = self.scrutiny.read_back(flight.batch) if not full else []
+            if damage:  # what an earlier try left cannot be added to
+                self.wishes.mend(flight.batch, damage)
         if isinstance(error, StaffaError):
             raise error
-        if faults > FAULTS:
+        if faults > self.board.retries.allowed(INFRASTRUCTURE):
             raise ClusterError(
                 f"a task failed {faults} times: {type(error).__name__}: {error}",
                 f"staffa resume {self.workspace.root}",
@@ -492,26 +528,22 @@ class Runner:
         elif request.verb == "stop":
             self.stop.reason = "stopped"
         elif request.verb == "retry":
-            reply["trials"] = self.retry()
+            reply["trials"] = self.wishes.retry(request.arguments.get("trials"))
+        elif request.verb == "cancel":
+            reply |= self.wishes.cancel(request.arguments["trials"], str(request.arguments.get("why", "")))
+        elif request.verb == "mend":
+            reply["batches"] = reopen(self.wishes, request.arguments["batches"])
         elif request.verb == "consolidate":
             reply["parts"] = self.sealing.ask(self._sealing_parts())
+        elif request.verb == "grow":
+            reply = carry_out(self.wishes, request.arguments, self._adopt)
+        elif request.verb == "reconcile":
+            reply |= check_inputs(self.desk)
         elif request.verb == "scale":
             reply = self.pool.scale(dict(request.arguments.get("workers", {})))
         else:
             reply = {"done": False, "why": f"unknown request {request.verb!r}"}
         self.chronicle.disk(lambda: control.answer(self.workspace, request, reply))
-
-    def retry(self) -> int:
-        """Try every failed or quarantined trial again; how many there are."""
-        count = 0
-        for number, store in self.stores.items():
-            for batch, lanes in failed_lanes(store):
-                digests = store.digests(batch)
-                for lane in lanes:
-                    self.chronicle.note({"event": "readmitted", "trial": digests[lane]})
-                self.board.reopen((number, batch), tuple(lanes))
-                count += len(lanes)
-        return count
 
     def figures(self) -> dict[str, Any]:
         """The run in numbers, for the summary and whoever watches."""
@@ -522,6 +554,7 @@ class Runner:
             "trials": self.plan.trials,
             "settled": settled,
             "outcomes": outcomes,
+            "states": self._census(now, outcomes),
             "rate": round(rate, 3),
             "eta": round((self.plan.trials - settled) / rate, 1) if rate else None,
             "batches": self.plan.batches,
@@ -533,9 +566,19 @@ class Runner:
             "sealed": len(self.sealing.archive.sealed),
             "pools": self.pool.facts(),
             "dashboard": self.pool.dashboard,
+            "lagging": self.watch.facts(self.flights.values(), now),
             "paused": self.chronicle.paused,
             "stopping": self.stop.reason,
         }
+
+    def _census(self, now: float, outcomes: Mapping[str, int]) -> dict[str, int]:
+        # All that waits is counted: not many times a second.
+        if now - self._counted >= CENSUS_SECONDS:
+            board, archived = self.board, sum(self.sealing.archive.held.values())
+            flying, again, words = board.trials_flying, board.trials_retrying, self.ledger.books.words
+            self._states = census(self.plan.trials, outcomes, words, issued=flying, retried=again, archived=archived)
+            self._counted = now
+        return self._states
 
     def _settled_trials(self) -> int:
         return sum(self.board.outcomes.values())
@@ -558,7 +601,7 @@ class Runner:
                 sweep_partials(folder, 0.0)
 
     def _ended(self, reason: str) -> Ended:
+        self._counted = 0.0
         self._tick()
         outcomes = {word: count for word, count in self.board.outcomes.items() if count}
-        quarantined = sum(1 for state in self.ledger.books.states.values() if state == "quarantined")
-        return Ended(reason, outcomes, quarantined, self.clock() - self._started)
+        return Ended(reason, outcomes, self.ledger.books.words["quarantined"], self.clock() - self._started)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +21,7 @@ class Sealing:
 
     Arguments:
     - `due`: when ripe parts are looked for.
+    - `mend`: has a damaged batch done again.
     """
 
     def __init__(
@@ -32,7 +33,9 @@ class Sealing:
         books: Books,
         chronicle: Chronicle,
         due: Due,
+        mend: Callable[[Batch, Sequence[str]], bool],
     ) -> None:
+        self.mend = mend
         self.archive, self.plan, self.stores = archive, plan, stores
         self.board, self.books, self.chronicle, self.due = board, books, chronicle, due
         self.queue: list[int] = []
@@ -40,6 +43,11 @@ class Sealing:
         """Where each batch was computed, for the table of trials."""
         self._issues: Counter[str] = Counter()
         self._errors: Counter[int] = Counter()
+
+    def grow(self, plan: Plan, digest: str) -> None:
+        """Take up a plan that has grown: its parts go on counting."""
+        self.plan = plan
+        self.archive.grow(plan, digest)
 
     def ask(self, flying: Collection[int]) -> bool:
         """Queue every ripe part that is not sealed yet; whether there was any."""
@@ -83,9 +91,7 @@ class Sealing:
         damaged = receipt.get("damaged")
         if damaged:
             for batch, outputs in damaged.items():
-                self.chronicle.note({"event": "batch_damaged", "batch": f"g{part.group}/{batch}", "outputs": outputs})
-                self.stores[part.group].reset(int(batch))
-                self.board.reopen((part.group, int(batch)), None)
+                self.mend((part.group, int(batch)), outputs)
             return
         if receipt["files"] and not self.chronicle.disk(lambda: self.archive.enter(part.name, receipt)):
             self.again(number)

@@ -7,11 +7,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from staffa.campaign.plan import Plan
 from staffa.execution.board import Batch
-from staffa.execution.marks import unspan
 from staffa.storage.hot import HotStore
+from staffa.storage.spans import unspan
 from staffa.trial import Outcome
 
 RATE_SECONDS = 30.0
@@ -69,15 +70,32 @@ def batch_counts(plan: Plan, stores: Mapping[int, HotStore]) -> Iterable[tuple[B
         whole = stores[number].status()
         table = whole.reshape(group.batches, group.batch)
         for batch in range(group.batches):
-            row = table[batch, : group.size(batch)]
-            codes, counts = np.unique(row, return_counts=True)
-            yield (number, batch), {Outcome(int(c)).word: int(n) for c, n in zip(codes, counts, strict=True)}
+            yield (number, batch), word_counts(table[batch, : group.size(batch)])
 
 
-def failed_now(store: HotStore, batch: int, receipt: Mapping[str, Any]) -> dict[int, Outcome]:
-    if not any(receipt["outcomes"].get(outcome.word) for outcome in Outcome if outcome.failed):
-        return {}
-    return {lane: Outcome(int(code)) for lane, code in enumerate(store.status(batch)) if Outcome(int(code)).failed}
+def word_counts(status: npt.NDArray[np.uint8]) -> dict[str, int]:
+    """Trials of a batch by outcome."""
+    codes, counts = np.unique(status, return_counts=True)
+    return {Outcome(int(c)).word: int(n) for c, n in zip(codes, counts, strict=True)}
+
+
+def flawed(status: npt.NDArray[np.uint8]) -> dict[int, Outcome]:
+    """Lanes of a batch that failed, or hold a NaN."""
+    codes = np.flatnonzero((status >= Outcome.NAN) & (status <= Outcome.KILLED))
+    return {int(lane): Outcome(int(status[lane])) for lane in codes}
+
+
+def half_open(plan: Plan, stores: Mapping[int, HotStore]) -> dict[Batch, tuple[int, ...]]:
+    """Batches that were tried and have lanes that are still (or again) to be run, with these lanes."""
+    found = {}
+    for number, group in enumerate(plan.groups):
+        table = stores[number].status().reshape(group.batches, group.batch)
+        tried = (table >= Outcome.OK) & (table <= Outcome.KILLED)
+        missing = table == Outcome.MISSING
+        missing[-1, group.size(group.batches - 1) :] = False
+        for batch in np.flatnonzero(tried.any(axis=1) & missing.any(axis=1)):
+            found[number, int(batch)] = tuple(int(lane) for lane in np.flatnonzero(missing[batch]))
+    return found
 
 
 def lane_messages(receipt: Mapping[str, Any]) -> dict[int, str]:
@@ -89,5 +107,6 @@ def lane_messages(receipt: Mapping[str, Any]) -> dict[int, str]:
 
 
 def batch_key(batch: str) -> Batch:
+    """The batch that the ledger calls `g0/3`."""
     group, _, number = batch[1:].partition("/")
     return int(group), int(number)

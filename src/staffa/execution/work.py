@@ -21,8 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from staffa.execution.bench import Bench, Order, bench_errors, bench_of, device_kind, programs, start_mark
+from staffa.execution.gauges import memory
 from staffa.execution.lanes import asked_to_leave, seconds_left
-from staffa.execution.marks import spans
 from staffa.execution.pace import MARGIN, SETTLE_SECONDS
 from staffa.experiment.batch import (
     Carried,
@@ -38,6 +38,7 @@ from staffa.experiment.perform import device_dtype
 from staffa.experiment.simulate import Loop
 from staffa.storage import checkpoints
 from staffa.storage.hot import HotStore
+from staffa.storage.spans import spans
 from staffa.trial import Outcome, canonical
 
 Row = npt.NDArray[Any]
@@ -422,6 +423,7 @@ def _receipt(
         "compiles": work.compiled[0],
         "pid": os.getpid(),
         "cpu": {},
+        "memory": memory() if work.order.telemetry else {},
         "yielded": work.yielded,
         "computed": (bench.plan.sampling.segments if work.yielded is None else work.yielded) - work.resumed,
     }
@@ -464,7 +466,7 @@ def _messages(meta: Mapping[str, Any]) -> dict[int, str]:
 
 
 def _checkpoint_path(bench: Bench, order: Order) -> Path:
-    return bench.workspace.checkpoint(bench.plan.generation, f"g{order.group}", order.batch)
+    return bench.workspace.checkpoint(bench.group(order.group).generation, f"g{order.group}", order.batch)
 
 
 def _padded(values: Row, rows: int) -> Row:

@@ -1,7 +1,7 @@
 """Finding experiments: file references, entry points, options, and the code they live in.
 
-A reference is `model.py:Walk` (relative to the campaign file) or the name of an installed
-plug-in (entry-point group `staffa.experiments`). Workers import files from the campaign's
+A reference is `model.py:Walk` (relative to the campaign file) or the name of a plug-in
+(`staffa.experiment.plugins`). Workers import files from the campaign's
 own snapshot, under a module name made of the snapshot's path, so that a model edited during
 a run cannot leak into it and functions never travel by value.
 """
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib.metadata
 import importlib.util
 import inspect
 import os
@@ -26,9 +25,9 @@ from types import ModuleType
 from typing import Any
 
 from staffa.errors import PluginError, near
+from staffa.experiment.plugins import WHOLE, loaded, offers, part_families
 from staffa.experiment.protocol import Experiment
 
-ENTRY_POINTS = "staffa.experiments"
 NEIGHBOURS = "__staffa_neighbours__"
 """Where a module keeps the digests of the files it imported from its own folder."""
 _IMPORTING = threading.RLock()
@@ -43,15 +42,15 @@ class Reference:
     attribute: str
 
 
-def parse(text: str) -> Reference:
+def parse(text: str, field: str = "experiment") -> Reference:
     """Read a reference. Raises `PluginError` for a file reference without a class."""
     file, colon, attribute = text.rpartition(":")
     if not colon:
         if text.endswith(".py"):
-            raise PluginError(f"experiment.use: {text!r} names a file but no class", f"use: {text}:<Class>")
+            raise PluginError(f"{field}.use: {text!r} names a file but no class", f"use: {text}:<Class>")
         return Reference(text, "", text)
     if not file or not attribute.isidentifier():
-        raise PluginError(f"experiment.use: {text!r} is not a reference", "write it as model.py:Class")
+        raise PluginError(f"{field}.use: {text!r} is not a reference", "write it as model.py:Class")
     return Reference(text, file, attribute)
 
 
@@ -80,7 +79,7 @@ def reference_of(cls: type, directory: Path) -> str:
 
 def load_class(text: str, directory: Path) -> type[Experiment]:
     """Import the class a reference names; `directory` is the workflow's folder or its snapshot."""
-    found = _load_object(text, directory)
+    found = _load_object(text, directory, "experiment")
     if not (isinstance(found, type) and issubclass(found, Experiment)):
         raise PluginError(f"{located(found)}experiment.use: {text!r} is not a subclass of staffa.Experiment")
     _check_methods(found)
@@ -96,7 +95,7 @@ def build(block: Mapping[str, Any], directory: Path, field: str = "experiment") 
     text = block.get("use")
     if not isinstance(text, str):
         raise PluginError(f"{field}.use: {text!r} is not a reference", "write it as model.py:Class")
-    found = load_class(text, directory) if field == "experiment" else _load_object(text, directory)
+    found = load_class(text, directory) if field == "experiment" else _load_object(text, directory, field)
     options = {
         key: build(value, directory, f"{field}.{key}") if isinstance(value, Mapping) and "use" in value else value
         for key, value in block.items()
@@ -204,39 +203,45 @@ def _within(filename: str, directory: Path) -> bool:
     return False
 
 
-def _load_object(text: str, directory: Path) -> Any:
-    reference = parse(text)
+def _load_object(text: str, directory: Path, field: str) -> Any:
+    reference = parse(text, field)
     if not reference.file:
-        return _load_entry_point(text)
+        return _load_plugin(text, field)
     path = directory / reference.file
     if not path.is_file():
         files = [str(p.relative_to(directory)) for p in directory.glob("**/*.py")]
         raise PluginError(
-            f"experiment.use: {text!r}: there is no file {reference.file!r} in {directory}",
+            f"{field}.use: {text!r}: there is no file {reference.file!r} in {directory}",
             near(reference.file, files),
         )
     module = _import_file(path, directory)
     if not hasattr(module, reference.attribute):
         known = [n for n, v in vars(module).items() if isinstance(v, type) and v.__module__ == module.__name__]
         raise PluginError(
-            f"experiment.use: {text!r}: {reference.file} has no class {reference.attribute!r}",
+            f"{field}.use: {text!r}: {reference.file} has no class {reference.attribute!r}",
             near(reference.attribute, known),
         )
     return getattr(module, reference.attribute)
 
 
-def _load_entry_point(name: str) -> Any:
-    known = {point.name: point for point in importlib.metadata.entry_points(group=ENTRY_POINTS)}
-    if name not in known:
-        hint = near(name, known) or "no plug-ins are installed; for a file write model.py:Class"
-        raise PluginError(f"experiment.use: unknown sampler or model {name!r}", hint)
-    try:
-        return known[name].load()
-    except Exception as error:
-        raise PluginError(
-            f"experiment.use: plug-in {name!r} ({known[name].value}) cannot be imported: "
-            f"{type(error).__name__}: {error}"
-        ) from error
+def _load_plugin(name: str, field: str) -> Any:
+    """The plug-in an experiment block names: of the option's own families, else of any other part."""
+    ranks = (WHOLE,) if field == "experiment" else part_families(field.rpartition(".")[2])
+    found = offers(*(family for families in ranks for family in families))
+    for families in ranks:
+        named = [offer for offer in found if offer.name == name and offer.family in families]
+        owners = list(dict.fromkeys(offer.family for offer in named))
+        if len(owners) > 1 and len({offer.value or id(offer.found) for offer in named}) > 1:
+            raise PluginError(
+                f"{field}.use: {name!r} is offered in {' and '.join(owners)}",
+                "name another, or write a reference such as model.py:Class",
+            )
+        if named:
+            return loaded([offer for offer in named if offer.family == owners[0]], f"{field}.use")
+    kind = "sampler or model" if field == "experiment" else "part of an experiment"
+    known = [offer.name for offer in found]
+    hint = near(name, known) or "no plug-ins are installed; for a file write model.py:Class"
+    raise PluginError(f"{field}.use: unknown {kind} {name!r}", hint)
 
 
 def _import_file(path: Path, directory: Path) -> ModuleType:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from staffa.errors import PluginError
+from staffa.errors import PluginError, near
 from staffa.experiment.protocol import RESERVED, TABLES, Experiment, Output, Schema
 from staffa.experiment.registry import located
 
@@ -27,6 +27,7 @@ def schema_of(
     Raises `PluginError` for axes and ragged outputs that do not fit together.
     """
     outputs = tuple(_output(experiment, name, shape, dtype, drawn) for name, (shape, dtype) in recorded.items())
+    _check_known(experiment, outputs)
     _check_axes(experiment, outputs)
     _check_ragged(experiment, {output.name: output for output in outputs})
     coords = {axis: tuple(np.asarray(values).tolist()) for axis, values in experiment.coords.items()}
@@ -80,6 +81,26 @@ def _output(experiment: Experiment, name: str, shape: tuple[int, ...], dtype: np
     table, length = _ragged(experiment, name)
     dims = names or tuple(f"{name}_{axis}" for axis in range(len(own)))
     return Output(name, np.dtype(dtype).name, own, dims, shape[0] if chained else 0, table, length)
+
+
+def _check_known(experiment: Experiment, outputs: tuple[Output, ...]) -> None:
+    """Refuse names in `dims` and `coords` that nothing has: they would say nothing, in silence."""
+    names = {output.name for output in outputs}
+    for name in experiment.dims:
+        if name not in names:
+            raise _refused(experiment, f"dims[{name!r}]: step records no output {name!r}", _meant(name, names, "dims"))
+    axes = {axis for output in outputs for axis in output.dims} | {"chain" for output in outputs if output.chains}
+    for axis in experiment.coords:
+        if axis not in axes | names:
+            raise _refused(
+                experiment, f"coords[{axis!r}]: no output has an axis {axis!r}", _meant(axis, axes, "coords")
+            )
+
+
+def _meant(name: str, known: Iterable[str], attribute: str) -> str:
+    hint = near(name, known)
+    own = f"where it depends on an option, set self.{attribute} in __init__"
+    return f"{hint} ({own})" if hint else own
 
 
 def _check_axes(experiment: Experiment, outputs: Iterable[Output]) -> None:

@@ -5,15 +5,25 @@ Events and their fields:
     run_started {driver, host, pid, workers, resumed}     run_ended {reason, exit_code}
     worker_joined {address, name, host, pid, node, pool, job, ends, device}
     worker_left {address, ..., reason, expected, certain, lost: seconds of device work thrown away}
-    batch_issued {batch, attempt, worker}
+    batch_issued {batch, attempt, worker[, lanes]}: lanes as text (`0-3,7`), unless it is all without data
     batch_yielded {batch, attempt, worker, node, segment, computed, timings}: no try is spent
     batch_settled {batch, attempt, worker, node, outcomes: {word: n}, nan: [digest], bytes,
-                   failed: [{lane, trial, outcome, message}], timings: {kind: seconds}}
+                   failed: [{lane, trial, outcome, message}], timings: {kind: seconds}
+                   [, mended: [digest]]}: `failed` are the tries that count, those of a NaN included
+                   where the campaign tries them again; `mended` held a NaN and do no longer;
+                   `left` (as text): lanes that are still to be run
+    batches_found {batches: {batch: {word: lanes}}}: committed by a driver before, who was gone before
+                   it could say so; lanes that are not simply ok
+    batch_damaged {batch, outputs}: its data were not what was committed; its mark was taken back
     batch_lost {batch, attempt, worker, reason, charged, lanes: [first, end]}
     retry_planned {batch, lanes, attempt, due}
     quarantined {trial, batch, lane, outcome, message, attempts}
-    cancelled {trial | batch}                             readmitted {trial | batch}: back into the race
-    part_sealed {part, rows, trials, bytes, seconds}      code_change_accepted {old, new}
+    cancelled {trial | batch, why[, lane]}: of a batch all that has no data (`trials` of them); with a
+                   trial, its batch may stand, too
+    readmitted {trial | batch[, lane, flying]}: back into the race; with a trial, its batch and lane may
+                   stand, too; `flying`: its batch was in flight all the time
+    part_sealed {part, rows, trials, bytes, seconds[, found]}      code_change_accepted {old, new}
+    budget_reached {budget: {unit: amount}, spent: {unit: amount}}
     paused {reason}                                       continued {}
     unreadable {journal, lines}: from the reader, not from a journal
 
@@ -28,6 +38,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from staffa.storage.spans import unspan
+from staffa.storage.states import State
+from staffa.trial import Outcome
 
 
 @dataclass(frozen=True)
@@ -82,11 +96,18 @@ class Books:
     - `charged`: for each batch the attempts that count against its limit: settled, or lost by
       its own doing.
     - `flying`: batches issued and not heard of since, with their worker.
+    - `adrift`: batches that were in flight when their driver ended, and not heard of since.
+    - `settled`: batches known to be committed.
+    - `issued`: lanes a batch was last issued for, where these are not all without data.
+    - `open`: lanes of settled batches that are to be tried again: planned, or readmitted.
+    - `undecided`: lanes that failed, and of which nobody said yet what comes of them.
     - `segments`: batches that yielded, with the segment to carry on from.
     - `failures`, `losses`: what went wrong, in order, per trial and per batch.
     - `nan`: trials whose data hold a NaN.
     - `forgiven`: trials readmitted, with how many of their failures no longer count.
-    - `states`: trials (or whole batches) that are out of the race: `quarantined`, `cancelled`.
+    - `states`: trials (or whole batches) that are out of the race: `quarantined`, `cancelled`, …
+      (`staffa.storage.states.State`); `why`: what was said when they were cancelled; `sizes`: trials
+      that went with a whole batch; `words`: how many trials are in each state.
     - `retries`: planned and not yet issued, per batch: the event's `lanes`, `attempt`, `due`.
     - `parts`: sealed parts by name: the event's `rows`, `trials`, `bytes`, `seconds`.
     - `code_changes`: accepted ones, old and new digest.
@@ -103,12 +124,20 @@ class Books:
 
     charged: dict[str, tuple[int, ...]] = field(default_factory=dict)
     flying: dict[str, str] = field(default_factory=dict)
+    adrift: set[str] = field(default_factory=set)
+    settled: set[str] = field(default_factory=set)
+    issued: dict[str, str] = field(default_factory=dict)
+    open: dict[str, set[int]] = field(default_factory=dict)
+    undecided: dict[str, set[int]] = field(default_factory=dict)
     segments: dict[str, int] = field(default_factory=dict)
     failures: dict[str, list[Failure]] = field(default_factory=dict)
     losses: dict[str, list[Loss]] = field(default_factory=dict)
     nan: set[str] = field(default_factory=set)
     forgiven: dict[str, int] = field(default_factory=dict)
     states: dict[str, str] = field(default_factory=dict)
+    why: dict[str, str] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
+    words: Counter[str] = field(default_factory=Counter)
     retries: dict[str, dict[str, Any]] = field(default_factory=dict)
     parts: dict[str, dict[str, Any]] = field(default_factory=dict)
     code_changes: list[tuple[str, str]] = field(default_factory=list)
@@ -136,13 +165,20 @@ class Books:
         """Failed tries of a trial that count against its limit."""
         return len(self.failures.get(trial, ())) - self.forgiven.get(trial, 0)
 
+    def tries_by_class(self, trial: str) -> Counter[str]:
+        """The same, by outcome: each class of failures has a limit of its own."""
+        return Counter(failure.outcome for failure in self.failures.get(trial, ())[self.forgiven.get(trial, 0) :])
+
+    def state(self, trial: str, batch: str = "") -> str:
+        """Why a trial is out of the race (see `states`); empty for one that is not."""
+        return self.states.get(trial) or self.states.get(batch, "")
+
     def attempts(self, batch: str) -> int:
         """How many attempts of a batch have been charged."""
         return len(self.charged.get(batch, ()))
 
     def summary(self) -> dict[str, Any]:
         """The books in numbers, small however large the campaign."""
-        words = Counter(self.states.values())
         return {
             "events": dict(self.counts),
             "outcomes": dict(self.outcomes),
@@ -154,8 +190,8 @@ class Books:
             "yielded": len(self.segments),
             "retries": len(self.retries),
             "nan": len(self.nan),
-            "quarantined": words["quarantined"],
-            "cancelled": words["cancelled"],
+            "quarantined": self.words[State.QUARANTINED],
+            "cancelled": self.words[State.CANCELLED],
             "parts": len(self.parts),
             "rows": sum(int(part.get("rows", 0)) for part in self.parts.values()),
             "paused": self.condition.get("paused"),
@@ -185,6 +221,7 @@ def _run_ended(books: Books, event: Mapping[str, Any]) -> None:
 
 def _nobody(books: Books) -> None:
     """Between two drivers nothing is in flight, and nobody is known to be there."""
+    books.adrift.update(books.flying)
     books.flying.clear()
     books.present.clear()
     books.condition.clear()
@@ -217,7 +254,11 @@ def slot(event: Mapping[str, Any]) -> str:
 
 def _batch_issued(books: Books, event: Mapping[str, Any]) -> None:
     books.flying[event["batch"]] = str(event.get("worker", ""))
+    books.adrift.discard(event["batch"])
     books.retries.pop(event["batch"], None)
+    books.issued.pop(event["batch"], None)
+    if event.get("lanes") is not None:
+        books.issued[event["batch"]] = event["lanes"]
 
 
 def _batch_settled(books: Books, event: Mapping[str, Any]) -> None:
@@ -225,12 +266,38 @@ def _batch_settled(books: Books, event: Mapping[str, Any]) -> None:
     _charge(books, batch, attempt)
     books.flying.pop(batch, None)
     books.segments.pop(batch, None)
+    books.settled.add(batch)
+    books.adrift.discard(batch)
+    tried = unspan(books.issued.pop(batch)) if batch in books.issued else None
+    _close(books, batch, tried)
+    failed = {int(lane["lane"]) for lane in event.get("failed", ()) if lane.get("outcome") != Outcome.NAN.word}
+    _leave_undecided(books, batch, failed)
     books.outcomes.update(event.get("outcomes", {}))
+    books.nan.difference_update(event.get("mended", ()))
     books.nan.update(event.get("nan", ()))
     books.written.update(batches=1, bytes=int(event.get("bytes", 0)))
     _spend(books, event)
     for lane in event.get("failed", ()):
         _fail(books, lane, attempt, event)
+
+
+def _close(books: Books, batch: str, lanes: Iterable[int] | None) -> None:
+    """Lanes are not to be tried again for now; None: none of the batch."""
+    rest = books.open.pop(batch, set()).difference(lanes or ()) if lanes is not None else set()
+    books.open.pop(batch, None)
+    if rest:
+        books.open[batch] = rest
+
+
+def _leave_undecided(books: Books, batch: str, lanes: set[int]) -> None:
+    if lanes:
+        books.undecided.setdefault(batch, set()).update(lanes)
+
+
+def _decide(books: Books, batch: str, lanes: Iterable[int]) -> None:
+    rest = books.undecided.pop(batch, set()).difference(lanes)
+    if rest:
+        books.undecided[batch] = rest
 
 
 def _spend(books: Books, event: Mapping[str, Any]) -> None:
@@ -279,25 +346,76 @@ def _batch_yielded(books: Books, event: Mapping[str, Any]) -> None:
 
 def _retry_planned(books: Books, event: Mapping[str, Any]) -> None:
     books.retries[event["batch"]] = {name: event[name] for name in ("lanes", "attempt", "due")}
+    books.open.setdefault(event["batch"], set()).update(event["lanes"])
+    _decide(books, event["batch"], event["lanes"])
+
+
+def _batches_found(books: Books, event: Mapping[str, Any]) -> None:
+    for batch, words in event["batches"].items():
+        books.settled.add(batch)
+        books.adrift.discard(batch)
+        _close(books, batch, None)
+        failed = {lane for word, lanes in words.items() if Outcome[word.upper()].failed for lane in unspan(lanes)}
+        _leave_undecided(books, batch, failed)
+
+
+def _batch_damaged(books: Books, event: Mapping[str, Any]) -> None:
+    books.settled.discard(event["batch"])
+    _close(books, event["batch"], None)
+    books.undecided.pop(event["batch"], None)
 
 
 def _quarantined(books: Books, event: Mapping[str, Any]) -> None:
     trial = event["trial"]
-    books.states[trial] = "quarantined"
+    _put(books, trial, State.QUARANTINED)
+    _out(books, event)
     if trial not in books.failures:
         # A trial that took its process down never had a receipt; here alone stands why.
         _fail(books, event, int(event.get("attempts", 1)), event)
 
 
 def _cancelled(books: Books, event: Mapping[str, Any]) -> None:
-    books.states[event["trial"] if "trial" in event else event["batch"]] = "cancelled"
+    name = event["trial"] if "trial" in event else event["batch"]
+    _put(books, name, State.CANCELLED, int(event.get("trials", 1)))
+    if event.get("why"):
+        books.why[name] = str(event["why"])
+    _out(books, event)
+
+
+def _put(books: Books, name: str, word: str, trials: int = 1) -> None:
+    """A trial, or a batch with so many trials, leaves the race, or comes back into it."""
+    before = books.states.pop(name, "")
+    if before:
+        books.words[before] -= books.sizes.pop(name, 1)
+    if word:
+        books.states[name] = word
+        books.words[word] += trials
+        if trials > 1:
+            books.sizes[name] = trials
+
+
+def _out(books: Books, event: Mapping[str, Any]) -> None:
+    """A trial (or a whole batch) leaves the race."""
+    batch = event.get("batch", "")
+    if "lane" in event:
+        _close(books, batch, [int(event["lane"])])
+        _decide(books, batch, [int(event["lane"])])
+    elif "trial" not in event:
+        _close(books, batch, None)
+        books.undecided.pop(batch, None)
 
 
 def _readmitted(books: Books, event: Mapping[str, Any]) -> None:
-    books.states.pop(event["trial"] if "trial" in event else event["batch"], None)
+    name = event["trial"] if "trial" in event else event["batch"]
+    _put(books, name, "")
+    books.why.pop(name, None)
     if "trial" in event:
         books.forgiven[event["trial"]] = len(books.failures.get(event["trial"], ()))
-    books.charged.pop(event.get("batch", ""), None)
+        if "lane" in event:
+            books.open.setdefault(event["batch"], set()).add(int(event["lane"]))
+            _decide(books, event["batch"], [int(event["lane"])])
+    else:
+        books.charged.pop(event["batch"], None)
 
 
 def _part_sealed(books: Books, event: Mapping[str, Any]) -> None:
@@ -331,6 +449,8 @@ _ENTRIES: Mapping[str, Callable[[Books, Mapping[str, Any]], None]] = {
     "batch_settled": _batch_settled,
     "batch_lost": _batch_lost,
     "batch_yielded": _batch_yielded,
+    "batches_found": _batches_found,
+    "batch_damaged": _batch_damaged,
     "retry_planned": _retry_planned,
     "quarantined": _quarantined,
     "cancelled": _cancelled,

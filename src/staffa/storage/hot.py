@@ -200,8 +200,25 @@ class HotStore:
                 whole[start : start + size] = self._get("status", entry.name, np.dtype("u1"), size)
         return whole
 
+    def mark(self, batch: int, outcomes: Mapping[int, Outcome]) -> Row:
+        """Note of lanes that were not tried whether they are to be; returns what stands there then.
+
+        Arguments:
+        - `outcomes`: by lane: an exempt one, or `MISSING` for a lane that is to be run after all.
+        """
+        status = self.status(batch)
+        size = min(self.layout.batch, self.layout.trials - batch * self.layout.batch)
+        status[size:] = Outcome.PADDING
+        for lane, outcome in outcomes.items():
+            status[lane] = outcome
+        if (status[:size] == Outcome.MISSING).all():
+            self.reset(batch)
+            return np.zeros_like(status)
+        self._put("status", f"c.{batch}", status)
+        return status
+
     def reset(self, batch: int) -> None:
-        """Take back a mark whose data turned out to be damaged: the batch is to be done again."""
+        """Take back a mark: the batch is to be done (again: its data turned out to be damaged)."""
         (self.path / "status" / f"c.{batch}").unlink(missing_ok=True)
         sync_directory(self.path / "status")
 
@@ -245,6 +262,12 @@ class HotStore:
         words = self._whole("identity")[start : min(start + self.layout.batch, self.layout.trials)]
         text = words.astype(">u4").tobytes().hex()
         return [text[i : i + 2 * DIGEST_BYTES] for i in range(0, len(text), 2 * DIGEST_BYTES)]
+
+    @property
+    def names(self) -> Row:
+        """Digests of all trials, (trials, 16) bytes."""
+        words = np.ascontiguousarray(self._whole("identity").astype(">u4"))
+        return words.view(np.uint8).reshape(-1, DIGEST_BYTES)
 
     def column(self, name: str) -> Row:
         """A parameter or `replicate` of all trials."""

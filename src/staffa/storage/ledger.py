@@ -1,8 +1,9 @@
 """The history of a campaign, as one driver after another wrote it.
 
 The driver, and nobody else, appends one JSON object a line to a journal named
-after its lease: `{"event": name, "at": unix time, ...}`. Nothing is ever
-changed; the fold of all journals is the campaign's books (`staffa.storage.books`).
+after its lease: `{"event": name, "at": unix time, ...}`, as `staffa.telemetry`
+has it. Nothing is ever changed; older versions are brought to the present one on
+reading. The fold of all journals is the campaign's books (`staffa.storage.books`).
 They are a cache all the same: what is finished stands beside the data, so a
 lost journal costs the story, never the results.
 """
@@ -24,8 +25,9 @@ from staffa.storage.books import Books, Failure, Loss, fold
 from staffa.storage.files import read_json, sync_directory, write_aside
 from staffa.storage.lease import BEAT_SECONDS, Clock, Lease
 from staffa.storage.workspace import Workspace
+from staffa.telemetry import stamped, upgrade
 
-__all__ = ["Books", "Failure", "Ledger", "Loss", "fold", "history", "read_summary"]
+__all__ = ["Books", "Failure", "Ledger", "Loss", "fold", "history", "journal", "read_summary"]
 
 SYNC_SECONDS = 0.5
 """A fact younger than this may be lost in a power cut; it is then only found again."""
@@ -79,12 +81,12 @@ class Ledger:
         same call may be made again once there is space.
         """
         entry = {"event": event["event"], "at": self._clock(), **event}
-        line = json.dumps(entry, default=_plain, separators=(",", ":")).encode() + b"\n"
+        line = json.dumps(stamped(entry), default=_plain, separators=(",", ":")).encode() + b"\n"
         if self._torn:
             self._write(_MEND)
         self._write(line)
         self._unsynced = self._changed = True
-        self.books.note(json.loads(line))
+        self.books.note(upgrade(json.loads(line)))
 
     def tick(self, now: float, figures: Mapping[str, Any] | None = None) -> None:
         """What is due now and then: fsync, the lease's heartbeat, `summary.json`. Cheap otherwise.
@@ -162,10 +164,14 @@ def history(workspace: Workspace) -> Iterator[dict[str, Any]]:
     counted: an event `unreadable {journal, lines}` follows the journal. No ledger, no history.
     """
     journals = [_Journal(path) for path in sorted(workspace.ledger.glob("events-*.jsonl"))]
-    for journal in sorted(journals, key=_Journal.began):
-        yield from journal.events()
-        if journal.rubbish:
-            yield {"event": "unreadable", "journal": journal.path.name, "lines": journal.rubbish}
+    for found in sorted(journals, key=_Journal.began):
+        yield from found.whole()
+
+
+def journal(path: Path) -> Iterator[dict[str, Any]]:
+    """Everything in one journal, wherever it lies; rubbish as in `history`. Raises `OSError` where there is none."""
+    path.stat()
+    yield from _Journal(path).whole()
 
 
 def read_summary(workspace: Workspace) -> dict[str, Any] | None:
@@ -180,6 +186,12 @@ class _Journal:
 
     path: Path
     rubbish: int = 0
+
+    def whole(self) -> Iterator[dict[str, Any]]:
+        """Its events, and last a word on what was none."""
+        yield from self.events()
+        if self.rubbish:
+            yield {"event": "unreadable", "journal": self.path.name, "lines": self.rubbish}
 
     def events(self) -> Iterator[dict[str, Any]]:
         self.rubbish = 0
@@ -204,7 +216,7 @@ def _event(line: bytes) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     sound = isinstance(event, dict) and isinstance(event.get("event"), str)
-    return event if sound and isinstance(event.get("at"), int | float) else None
+    return upgrade(event) if sound and isinstance(event.get("at"), int | float) else None
 
 
 def _due(now: float, last: float, period: float) -> bool:

@@ -9,6 +9,7 @@ secret is kept: of the environment only what changes numbers.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import platform
 import shutil
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from staffa.errors import ConfigError
-from staffa.storage.files import aside, sync_directory
+from staffa.storage.files import aside, read_json, sync_directory, write_aside
 
 PACKAGES = (
     "staffa", "dask", "distributed", "dask-jobqueue", "jax", "jaxlib", "numpy",
@@ -61,6 +62,18 @@ def gather(code_directory: Path) -> dict[str, Any]:
         "machine": _machine(),
         "environment": _environment(),
     }
+
+
+def amend(path: Path, **facts: Any) -> None:
+    """Say more, or say otherwise, in a campaign's `provenance.json`; in one step."""
+    known = read_json(path)
+    write_aside(path, json.dumps({**(known if isinstance(known, dict) else {}), **facts}, indent=1, default=str))
+
+
+def known_backends(metadata_folder: Path) -> dict[str, dict[str, str]]:
+    """What the workers of a campaign computed with, as each wrote it down, by name."""
+    found = {path.stem.removeprefix("backend-"): read_json(path) for path in metadata_folder.glob("backend-*.json")}
+    return {name: facts for name, facts in found.items() if isinstance(facts, dict)}
 
 
 def snapshot_code(source: Path, target: Path) -> str:
@@ -227,21 +240,30 @@ def _prefix(directory: Path) -> str | None:
 
 def _git(directory: Path, *words: str) -> str | None:
     """What a git command prints; None where it fails, takes too long, or git is missing."""
-    # A hook's GIT_DIR would point at another repository; monitors and locks have side effects.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
-        done = subprocess.run(
-            ["git", "-c", "core.fsmonitor=false", *words],
-            cwd=directory,
-            env={**environment, "GIT_OPTIONAL_LOCKS": "0"},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=_GIT_SECONDS,
-            check=False,
-        )
+        done = run_git(directory, *words)
     except (OSError, subprocess.SubprocessError):
         return None
     return os.fsdecode(done.stdout) if done.returncode == 0 else None
+
+
+def run_git(directory: Path, *words: str, text: str = "") -> subprocess.CompletedProcess[bytes]:
+    """Run a git command in a folder, with `text` for its input.
+
+    Raises `OSError` where git is missing, `subprocess.SubprocessError` where it takes too long.
+    """
+    # A hook's GIT_DIR would point at another repository; monitors and locks have side effects.
+    kept = ("GIT_COMMITTER_NAME", "GIT_COMMITTER_EMAIL", "GIT_COMMITTER_DATE")
+    environment = {name: value for name, value in os.environ.items() if name in kept or not name.startswith("GIT_")}
+    return subprocess.run(
+        ["git", "-c", "core.fsmonitor=false", *words],
+        cwd=directory,
+        env={**environment, "GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0"},
+        input=os.fsencode(text),
+        capture_output=True,
+        timeout=_GIT_SECONDS,
+        check=False,
+    )
 
 
 def _version(package: str) -> str | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -105,6 +106,37 @@ class Workspace:
     def plan(self, generation: int | str) -> Path:
         """A generation's frozen plan: groups, batches, parts, programs."""
         return self.metadata / f"plan-{generation}.json"
+
+    def declared(self, generation: int) -> Path:
+        """The declaration of a generation; `campaign.yaml` is a copy of the latest one's."""
+        return self.metadata / f"campaign-{generation}.yaml"
+
+    @property
+    def frozen(self) -> Path:
+        """The declaration that counts: the latest generation's, and `campaign.yaml` where it never grew."""
+        latest = self.declared(self.generation)
+        return latest if latest.is_file() else self.campaign_yaml
+
+    @property
+    def generations(self) -> list[int]:
+        """Numbers of the generations that stand: those with a plan, oldest first."""
+        found = (re.fullmatch(r"plan-(\d+)\.json", path.name) for path in self.metadata.glob("plan-*.json"))
+        return sorted(int(match[1]) for match in found if match)
+
+    @property
+    def generation(self) -> int:
+        """The latest generation; a campaign that never grew has number 0 alone."""
+        return max(self.generations, default=0)
+
+    @property
+    def rosters(self) -> list[Path]:
+        """The tables of all trials, one a generation, oldest first."""
+        return [self.trials(number) for number in range(self.generation + 1)]
+
+    @property
+    def growing(self) -> Path:
+        """Where a generation is made before it joins the campaign."""
+        return self.state / "growing"
 
     def checkpoint(self, generation: int | str, group: str, batch: int) -> Path:
         """The state a batch continues from; removed at its commit."""

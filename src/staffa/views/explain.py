@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from staffa.campaign.inputs import missing_of
 from staffa.campaign.plan import Part, Plan
 from staffa.errors import ConfigError
 from staffa.storage.archive import Archive
@@ -19,7 +20,7 @@ from staffa.storage.roster import find_trial
 from staffa.storage.workspace import Workspace
 from staffa.trial import Outcome
 from staffa.views.readings import number, span
-from staffa.views.stored import archive_columns, group_store, stored_plans
+from staffa.views.stored import archive_columns, group_store, stored_plan
 
 Event = Mapping[str, Any]
 
@@ -104,25 +105,24 @@ def explain_trial(workspace: Workspace, trial: str) -> dict[str, Any]:
 
 
 def _found(workspace: Workspace, trial: str) -> Place:
-    plans = stored_plans(workspace)
-    for plan in plans:
-        row = find_trial(workspace.trials(plan.generation), trial)
-        if row is not None:
-            group = plan.groups[row["group"]]
-            parameters = {name: value for name, value in row.items() if name not in PLACE and value is not None}
-            return Place(
-                plan,
-                row["trial"],
-                int(row["index"]),
-                int(row["replicate"]),
-                parameters,
-                int(row["group"]),
-                int(row["row"]) // group.batch,
-                int(row["row"]) % group.batch,
-            )
-    raise ConfigError(
-        f"{trial!r} names no trial of '{workspace.root}', or more than one",
-        f"give its index, 0 to {plans[-1].trials - 1}, or more of its digest",
+    plan = stored_plan(workspace)
+    row = find_trial(workspace.rosters, trial)
+    if row is None:
+        raise ConfigError(
+            f"{trial!r} names no trial of '{workspace.root}', or more than one",
+            f"give its index, 0 to {plan.trials - 1}, or more of its digest",
+        )
+    group = plan.groups[row["group"]]
+    parameters = {name: value for name, value in row.items() if name not in PLACE and value is not None}
+    return Place(
+        plan,
+        row["trial"],
+        int(row["index"]),
+        int(row["replicate"]),
+        parameters,
+        int(row["group"]),
+        int(row["row"]) // group.batch,
+        int(row["row"]) % group.batch,
     )
 
 
@@ -203,6 +203,8 @@ _TELLERS: Mapping[str, Callable[[Case, Event], str]] = {
     "retry_planned": _retried,
     "quarantined": _quarantined,
     "cancelled": lambda _, event: "cancelled: it will not be run",
+    "missing_input": lambda _, event: "an input of it is not there: it waits",
+    "input_found": lambda _, event: "its input is there now",
     "readmitted": lambda _, event: "admitted again by `staffa retry`",
 }
 
@@ -215,8 +217,10 @@ def _verdict(case: Case, now: float) -> tuple[str, str, str]:
     word = case.books.states.get(case.place.trial) or case.books.states.get(case.place.batch_id)
     if case.outcome.has_data:
         return _done(case)
-    if word == "cancelled":
-        return "cancelled", "It was cancelled and will not be run.", "staffa status RUN"
+    if word == "cancelled" or case.outcome is Outcome.CANCELLED:
+        return _cancelled(case)
+    if case.outcome is Outcome.MISSING_INPUT:
+        return _without_input(case)
     if word == "quarantined":
         return _given_up(case)
     if case.live and case.place.batch_id in case.books.flying:
@@ -225,6 +229,25 @@ def _verdict(case: Case, now: float) -> tuple[str, str, str]:
     if case.outcome.failed:
         return _failed(case, now)
     return _waiting(case)
+
+
+def _cancelled(case: Case) -> tuple[str, str, str]:
+    why = case.books.why.get(case.place.trial) or case.books.why.get(case.place.batch_id, "")
+    if why == "shrunk":
+        why = "It was dropped from the campaign before it was issued, and will not be run."
+        return "cancelled", why, "staffa expand RUN --readmit"
+    return "cancelled", "It was cancelled and will not be run" + (f": {why}." if why else "."), "staffa status RUN"
+
+
+def _without_input(case: Case) -> tuple[str, str, str]:
+    place = case.place
+    gone = missing_of(place.plan.inputs, {**place.parameters, "replicate": place.replicate})
+    if gone:
+        why = f"It needs '{gone[0]}', which is not there."
+    else:
+        kin = ", ".join(f"{name}={place.parameters.get(name)}" for name in place.plan.inputs.together)
+        why = f"Another trial of {kin} lacks an input." if kin else "Its input has come since it was looked for."
+    return "missing_input", why, "staffa reconcile RUN"
 
 
 def _done(case: Case) -> tuple[str, str, str]:

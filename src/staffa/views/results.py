@@ -14,9 +14,10 @@ import pyarrow as pa
 
 from staffa.campaign.plan import Plan
 from staffa.errors import ConfigError, WorkspaceError, near
+from staffa.storage.roster import read_rosters
 from staffa.storage.tables import ARROW
 from staffa.storage.workspace import Workspace
-from staffa.views.stored import archive_columns, stored_plans
+from staffa.views.stored import archive_columns, stored_plan
 
 if TYPE_CHECKING:
     import pandas
@@ -80,9 +81,9 @@ class Params:
     trial's digest, as in the archive's column `trial`.
     """
 
-    def __init__(self, workspace: Workspace, plans: Sequence[Plan]) -> None:
-        self._paths = [workspace.trials(plan.generation) for plan in plans]
-        self._names = [*dict.fromkeys(name for plan in plans for name, _ in plan.parameters), "replicate"]
+    def __init__(self, workspace: Workspace, plan: Plan) -> None:
+        self._paths = workspace.rosters
+        self._names = [*(name for name, _ in plan.parameters), "replicate"]
 
     def __getitem__(self, name: str) -> pandas.Series[Any]:
         if name not in self._names:
@@ -114,13 +115,7 @@ class Params:
         return f"<params: {', '.join(self._names)}>"
 
     def _read(self, names: Sequence[str]) -> pandas.DataFrame:
-        import pyarrow.parquet as pq
-
-        pieces = []
-        for path in self._paths:
-            known = set(pq.read_schema(path).names)
-            pieces.append(pq.read_table(path, columns=["trial", *(name for name in names if name in known)]))
-        return pa.concat_tables(pieces, promote_options="default").to_pandas().set_index("trial")
+        return read_rosters(self._paths, ["trial", *names]).to_pandas().set_index("trial")
 
 
 class Results:
@@ -132,8 +127,8 @@ class Results:
 
     def __init__(self, workspace: Workspace) -> None:
         self.workspace = workspace
-        self._plans = stored_plans(workspace)
-        self._layout = archive_columns(self._plans[-1])
+        self._plan = stored_plan(workspace)
+        self._layout = archive_columns(self._plan)
 
     @property
     def draws(self) -> Table:
@@ -158,7 +153,7 @@ class Results:
     @property
     def params(self) -> Params:
         """The parameters of every trial."""
-        return Params(self.workspace, self._plans)
+        return Params(self.workspace, self._plan)
 
     @property
     def sealed(self) -> bool:
@@ -177,7 +172,7 @@ class Results:
     @property
     def partition(self) -> pa.Schema:
         """The columns that stand in the path of a file, with their types."""
-        types = {"sampler": "str", **dict(self._plans[-1].parameters)}
+        types = {"sampler": "str", **dict(self._plan.parameters)}
         return pa.schema([pa.field(name, ARROW[types[name]]) for name in self._layout.partition_by])
 
     def table(self, name: str) -> Table:
@@ -215,7 +210,7 @@ class Results:
     @property
     def groups(self) -> tuple[str, ...]:
         """Names of the groups of trials that share a program and a partition."""
-        return tuple(self._label(plan, group.name) for plan in self._plans for group in plan.groups)
+        return tuple(group.name for group in self._plan.groups)
 
     def to_xarray(self, group: str | None = None, **options: Any) -> xarray.Dataset | xarray.DataTree:
         """The hot data, lazily: named dimensions, parameters as coordinates along `trial`.
@@ -238,17 +233,12 @@ class Results:
     def _dataset(self, name: str, options: dict[str, Any]) -> xarray.Dataset:
         import xarray
 
-        plan, group = next(
-            (plan, group) for plan in self._plans for group in plan.groups if self._label(plan, group.name) == name
-        )
-        path = self.workspace.group(plan.generation, group.name)
+        group = next(group for group in self._plan.groups if group.name == name)
+        path = self.workspace.group(group.generation, group.name)
         found: xarray.Dataset = xarray.open_zarr(path, **options).drop_vars(["identity", "checksum"], errors="ignore")
         coordinates = [n for n in found.data_vars if n in ("status", "seconds")]
         # Rows past the last trial only fill up a shard.
         return found.set_coords(coordinates).isel(trial=slice(0, group.trials))
-
-    def _label(self, plan: Plan, group: str) -> str:
-        return group if plan.generation == 0 else f"{plan.generation}.{group}"
 
     def __repr__(self) -> str:
         return f"<results of {str(self.workspace.root)!r}: {', '.join(self.tables)}>"

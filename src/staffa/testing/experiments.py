@@ -1,0 +1,390 @@
+"""What the engine takes for granted of an experiment, asked of one."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from staffa.experiment.protocol import Experiment, Sampling, Schema
+from staffa.seeds import KEY_WORDS
+from staffa.testing.findings import Finding, judged, words_of
+
+Arrays = dict[str, Any]
+Values = Mapping[str, Any]
+
+LANES = 4
+SEED = 20_260_101
+
+
+def check_experiment(
+    cls: type[Experiment],
+    params: Values | Sequence[Values],
+    *,
+    options: Values = MappingProxyType({}),
+    draws: int | None = 6,
+    thin: int = 1,
+    discard: int = 0,
+    warmup: int = 0,
+    stochastic: bool = True,
+    tolerance: float = 1e-4,
+    nan: Values | None = None,
+    x64: Sequence[bool] = (False, True),
+    directory: Path | None = None,
+) -> tuple[Finding, ...]:
+    """Ask an experiment for what the engine takes for granted.
+
+    That it is pure and can be traced; that keys are used, and none twice; that shapes stay; that segments
+    continue exactly; that lanes side by side give what one alone gives; that it says the same precision as
+    it is run in; that a NaN is flagged and stays in its lane. Plain Python (`vectorize = "off"`) is asked what
+    has a meaning there.
+
+    Arguments:
+    - `params`: of one trial, or of several that are run as one batch; each with the same names.
+    - `options`: keywords of the class.
+    - `draws`, `thin`, `discard`, `warmup`: as in section `sampling`; `draws` should have a divisor.
+    - `stochastic`: whether two trials of the same parameters should differ.
+    - `tolerance`: relative and absolute, between one lane and several, at the first draw.
+    - `nan`: parameters at which outputs are known to have a NaN.
+    - `x64`: precisions to run in.
+    - `directory`: where a file-based experiment's neighbours are imported from.
+
+    Raises `NotConforming`.
+    """
+    rows = [dict(params)] * LANES if isinstance(params, Mapping) else [dict(row) for row in params]
+    sampling = Sampling(draws, thin, discard, warmup)
+    findings: list[Finding] = []
+    with _folder(directory) as folder, _options(cls, options, findings) as experiment:
+        if experiment is not None and cls.vectorize == "off":
+            findings += _Plain(experiment, rows, sampling, folder).asked(stochastic, nan)
+        elif experiment is not None:
+            for wide in x64:
+                asked = _Compiled(experiment, rows, sampling, wide, tolerance, folder).asked(stochastic, nan)
+                findings += [Finding(f"{one.what} (x64: {str(wide).lower()})", one.holds, one.why) for one in asked]
+    return judged(cls.__qualname__, findings)
+
+
+@contextlib.contextmanager
+def _folder(directory: Path | None) -> Iterator[Path]:
+    if directory is not None:
+        yield directory
+        return
+    with tempfile.TemporaryDirectory(prefix="staffa-testing-") as name:
+        yield Path(name)
+
+
+@contextlib.contextmanager
+def _options(cls: type[Experiment], options: Values, findings: list[Finding]) -> Iterator[Experiment | None]:
+    """The experiment, looked at before and after for what it keeps between trials."""
+    try:
+        experiment = cls(**options)
+    except Exception as error:
+        findings.append(Finding("can be made from its options", False, words_of(error)))
+        yield None
+        return
+    before = [_kept(vars(cls)), _kept(vars(experiment))]
+    yield experiment
+    changed = sorted(
+        name
+        for old, new in zip(before, [_kept(vars(cls)), _kept(vars(experiment))], strict=True)
+        for name in old.keys() | new.keys()
+        if old.get(name) != new.get(name)
+    )
+    why = f"it writes to {', '.join(f'self.{name}' for name in changed)}: trials would see one another"
+    findings.append(Finding("keeps nothing between trials", not changed, why))
+
+
+def _kept(attributes: Mapping[str, Any]) -> dict[str, tuple[int, str]]:
+    """Attributes by identity and, where they may change in place, by what they show."""
+    containers = (list, dict, set, np.ndarray, bytearray)
+    return {
+        name: (id(value), repr(value) if isinstance(value, containers) else "")
+        for name, value in attributes.items()
+        if not name.startswith("__")
+    }
+
+
+# --- compiled experiments --------------------------------------------------------------------------
+
+
+class _Compiled:
+    """An experiment in one precision, and everything that is asked of it."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        rows: Sequence[Values],
+        sampling: Sampling,
+        wide: bool,
+        tolerance: float,
+        folder: Path,
+    ) -> None:
+        self.experiment, self.rows, self.sampling, self.wide = experiment, rows, sampling, wide
+        self.tolerance, self.folder = tolerance, folder
+        self.static = {n: v for n, v in rows[0].items() if isinstance(v, str) or n in experiment.static}
+        self._programs: dict[tuple[Sampling, int], Any] = {}
+
+    def asked(self, stochastic: bool, nan: Values | None) -> Iterator[Finding]:
+        with warnings.catch_warnings(record=True) as heard:
+            warnings.simplefilter("always")
+            schema, traceable = self._described()
+        yield traceable
+        if schema is None:
+            return
+        yield self._precision(schema, [str(one.message) for one in heard])
+        yield self._leaks()
+        yield self._keys_once()
+        try:
+            whole, flags = self._run(self.sampling, self.rows)
+        except Exception as error:
+            yield Finding("runs", False, words_of(error))
+            return
+        yield Finding("runs", True)
+        self._programs.clear()
+        yield _equal("pure: traced anew, it gives the same", whole, self._run(self.sampling, self.rows)[0])
+        yield self._shapes(schema, whole)
+        yield self._keys(whole, stochastic)
+        yield self._segments(whole)
+        yield self._alone(whole)
+        yield Finding("no NaN at these parameters", not flags.any(), f"lanes {np.flatnonzero(flags).tolist()} have one")
+        if nan is not None:
+            yield from self._nan(whole, nan)
+
+    def _spec(self, sampling: Sampling) -> Any:
+        from staffa.experiment.perform import Spec, device_dtype
+
+        kinds = {name: _kind(value) for name, value in self.rows[0].items() if name not in self.static}
+        traced = tuple((name, device_dtype(kind, self.wide)) for name, kind in sorted(kinds.items()))
+        static, mode = tuple(sorted(self.static.items())), self.experiment.vectorize
+        return Spec(type(self.experiment).__qualname__, "", static, traced, sampling, self.wide, vectorize=mode)
+
+    def _described(self) -> tuple[Schema | None, Finding]:
+        from staffa.experiment.perform import describe
+
+        try:
+            return describe(self.experiment, self._spec(self.sampling), self.folder), Finding("can be traced", True)
+        except Exception as error:
+            return None, Finding("can be traced", False, words_of(error))
+
+    def _precision(self, schema: Schema, heard: Sequence[str]) -> Finding:
+        asked = [words.splitlines()[0] for words in heard if "Explicitly requested dtype" in words]
+        wide = [output.name for output in schema.outputs if output.dtype in ("float64", "int64")]
+        if not self.wide and (asked or wide):
+            return Finding("no float64 leaks", False, "; ".join(asked) or f"outputs {wide} are wide")
+        return Finding("no float64 leaks", True)
+
+    def _leaks(self) -> Finding:
+        import jax
+
+        try:
+            with jax.checking_leaks():
+                self._described_again()
+        except Exception as error:
+            return Finding("pure: keeps no traced value", False, words_of(error))
+        return Finding("pure: keeps no traced value", True)
+
+    def _described_again(self) -> None:
+        from staffa.experiment.perform import describe
+
+        describe(self.experiment, self._spec(self.sampling), self.folder)
+
+    def _keys_once(self) -> Finding:
+        """JAX's own detector, over each method by itself: the engine hands each a key of its own."""
+        import jax
+
+        from staffa.experiment.protocol import Params
+
+        kinds = dict(self._spec(self.sampling).traced)
+        traced = {name: np.asarray(self.rows[0][name], kind) for name, kind in kinds.items()}
+        what = "no key is used twice"
+        with jax.enable_x64(self.wide), jax.debug_key_reuse(True):
+            try:
+                key, other = jax.random.key(0), jax.random.key(1)
+                params = lambda values: Params({**self.static, **values})  # noqa: E731
+                state = jax.jit(lambda k, v: self.experiment.initialize(k, params(v)))(key, traced)
+                jax.jit(lambda k, s, v: self.experiment.step(k, s, params(v))[0])(other, state, traced)
+            except jax.errors.KeyReuseError as error:
+                return Finding(what, False, words_of(error))
+        return Finding(what, True)
+
+    def _run(
+        self, sampling: Sampling, rows: Sequence[Values], words: Any = None, width: int | None = None
+    ) -> tuple[Arrays, Any]:
+        """Outputs of some trials, lane by lane, and which of them have a NaN."""
+        words = _words_of(len(rows)) if words is None else words
+        program = self._program(sampling, width or len(rows))
+        kinds = dict(self._spec(sampling).traced)
+        params = {name: np.array([row[name] for row in rows], kind) for name, kind in kinds.items()}
+        pieces = [_sampled(program, sampling, words[at], _at(params, at)) for at in _slices(len(rows), program.width)]
+        outputs = {name: np.concatenate([piece[0][name] for piece in pieces]) for name in pieces[0][0]}
+        return outputs, np.concatenate([piece[1] for piece in pieces])
+
+    def _program(self, sampling: Sampling, width: int) -> Any:
+        from staffa.experiment.perform import Lane, Program
+
+        if (sampling, width) not in self._programs:
+            lane = Lane(self.experiment, self._spec(sampling))
+            self._programs[sampling, width] = Program(lane, width, self.folder)
+        return self._programs[sampling, width]
+
+    def _shapes(self, schema: Schema, whole: Arrays) -> Finding:
+        lanes, draws = len(self.rows), () if self.sampling.draws is None else (self.sampling.draws,)
+        wrong = []
+        for output in schema.outputs:
+            chains = (output.chains,) if output.chains else ()
+            shape, found = (lanes, *chains, *draws, *output.shape), whole[output.name]
+            if found.shape != shape or found.dtype.name != output.dtype:
+                wrong.append(f"{output.name} is {found.dtype}{list(found.shape)}, not {output.dtype}{list(shape)}")
+        return Finding("shapes are as described", not wrong, "; ".join(wrong))
+
+    def _keys(self, whole: Arrays, stochastic: bool) -> Finding:
+        other, _ = self._run(self.sampling, self.rows, _words_of(len(self.rows), start=1000))
+        differ = [name for name in whole if whole[name].tobytes() != other[name].tobytes()]
+        if stochastic:
+            why = "trials with other keys give the same: say stochastic=False where that is meant"
+            return Finding("keys are used", bool(differ), why)
+        return Finding("keys are not used", not differ, f"trials with other keys differ in {differ}")
+
+    def _segments(self, whole: Arrays) -> Finding:
+        draws = self.sampling.draws
+        pieces = next((n for n in (3, 2, 5, 7) if draws and draws % n == 0), draws or 1)
+        if pieces == 1:
+            return Finding("segments continue exactly", True, "one draw has no segments")
+        cut = Sampling(draws, self.sampling.thin, self.sampling.discard, self.sampling.warmup, pieces)
+        return _equal("segments continue exactly", whole, self._run(cut, self.rows)[0])
+
+    def _alone(self, whole: Arrays) -> Finding:
+        """At the first draw: later ones of a chaotic experiment drift apart, and may."""
+        single, _ = self._run(self.sampling, self.rows, width=1)
+        wrong = []
+        for name, values in whole.items():
+            one, many = self._first(name, single[name]), self._first(name, values)
+            if not np.allclose(one, many, rtol=self.tolerance, atol=self.tolerance, equal_nan=True):
+                apart = np.max(np.abs(one.astype("float64") - many.astype("float64")))
+                wrong.append(f"{name} differs by {apart:.3g}")
+        return Finding("lanes side by side give what one alone gives", not wrong, "; ".join(wrong))
+
+    def _first(self, name: str, values: Any) -> Any:
+        from staffa.experiment.schema import has_chains
+
+        if self.sampling.draws is None:
+            return values
+        return np.take(values, 0, axis=2 if has_chains(self.experiment, name) else 1)
+
+    def _nan(self, whole: Arrays, nan: Values) -> Iterator[Finding]:
+        rows = [dict(nan), *self.rows[1:]]
+        outputs, flags = self._run(self.sampling, rows)
+        yield Finding("a NaN is flagged", bool(flags[0]), f"none is recorded at {dict(nan)}")
+        others = {name: values[1:] for name, values in outputs.items()}
+        yield _equal("a NaN stays in its lane", {name: values[1:] for name, values in whole.items()}, others)
+
+
+def _sampled(program: Any, sampling: Sampling, words: Any, params: Arrays) -> tuple[Arrays, Any]:
+    """One slice of lanes through warm-up and all segments."""
+    state = program.initialize(SEED, words, params)
+    if sampling.warmup:
+        state = program.adapt(SEED, words, params, state, 0, sampling.warmup)
+    if sampling.discard:
+        state = program.discard(SEED, words, params, state, 0, sampling.discard * sampling.thin)
+    found, flags = [], np.zeros(program.width, bool)
+    for piece in range(sampling.segments):
+        state, outputs, bad = program.sample(SEED, words, params, state, piece * sampling.segment_draws)
+        found.append({name: np.asarray(value) for name, value in outputs.items()})
+        flags |= np.asarray(bad)
+    axes = {name: _draw_axis(program.lane.experiment, name) for name in found[0]}
+    joined = {name: np.concatenate([one[name] for one in found], axes[name]) for name in axes if len(found) > 1}
+    return {**found[0], **joined}, flags
+
+
+def _draw_axis(experiment: Experiment, name: str) -> int:
+    from staffa.experiment.schema import has_chains
+
+    return 2 if has_chains(experiment, name) else 1
+
+
+def _slices(rows: int, width: int) -> Iterator[slice]:
+    yield from (slice(start, start + width) for start in range(0, rows, width))
+
+
+def _at(params: Arrays, at: slice) -> Arrays:
+    return {name: values[at] for name, values in params.items()}
+
+
+def _words_of(rows: int, start: int = 0) -> Any:
+    """Digest words of made-up trials."""
+    return np.random.default_rng(SEED + start).integers(0, 2**32, (rows, KEY_WORDS), np.uint32)
+
+
+def _kind(value: Any) -> str:
+    return "bool" if isinstance(value, bool) else "int" if isinstance(value, int) else "float"
+
+
+def _equal(what: str, one: Arrays, other: Arrays) -> Finding:
+    differ = [name for name in one if name not in other or one[name].tobytes() != other[name].tobytes()]
+    return Finding(what, not differ, f"{', '.join(differ)} differ bit for bit")
+
+
+# --- plain Python ----------------------------------------------------------------------------------
+
+
+class _Plain:
+    """A plain Python experiment, and everything that is asked of it."""
+
+    def __init__(self, experiment: Experiment, rows: Sequence[Values], sampling: Sampling, folder: Path) -> None:
+        self.experiment, self.rows, self.sampling, self.folder = experiment, rows, sampling, folder
+
+    def asked(self, stochastic: bool, nan: Values | None) -> Iterator[Finding]:
+        from staffa.experiment.simulate import pilot
+
+        words, before = _words_of(len(self.rows)), _global_randomness()
+        try:
+            pilot(self.experiment, SEED, words[0], dict(self.rows[0]), self.sampling, self.folder)
+            found = [self._trial(words[lane], row) for lane, row in enumerate(self.rows)]
+        except Exception as error:
+            yield Finding("runs", False, words_of(error))
+            return
+        yield Finding("runs", True)
+        drawn = _global_randomness() != before
+        yield Finding(
+            "draws from its own key alone", not drawn, "it draws from random or numpy.random: use default_rng(key)"
+        )
+        again = [self._trial(words[lane], row) for lane, row in enumerate(self.rows)]
+        yield _equal("pure: run anew, it gives the same", _joined(found), _joined(again))
+        shapes = {tuple((name, value.shape, value.dtype.name) for name, value in one.items()) for one in found}
+        yield Finding("shapes are the same in every trial", len(shapes) == 1, f"{len(shapes)} different ones")
+        others = _words_of(len(self.rows), start=1000)
+        other = [self._trial(others[lane], row) for lane, row in enumerate(self.rows)]
+        differ = not _equal("", _joined(found), _joined(other)).holds
+        what = "keys are used" if stochastic else "keys are not used"
+        yield Finding(
+            what, differ == stochastic, "trials with other keys give the same" if stochastic else "they differ"
+        )
+        yield Finding("no NaN at these parameters", not any(map(_has_nan, found)), "a trial has one")
+        if nan is not None:
+            flagged = _has_nan(self._trial(words[0], nan))
+            yield Finding("a NaN is flagged", flagged, f"none is recorded at {dict(nan)}")
+
+    def _trial(self, words: Any, row: Values) -> Arrays:
+        from staffa.experiment.simulate import one_trial
+
+        return one_trial(self.experiment, SEED, words, dict(row), self.sampling)
+
+
+def _global_randomness() -> tuple[str, str]:
+    return repr(random.getstate()), repr(np.random.get_state())
+
+
+def _joined(found: Sequence[Arrays]) -> Arrays:
+    return {f"{name} of trial {lane}": value for lane, one in enumerate(found) for name, value in one.items()}
+
+
+def _has_nan(outputs: Arrays) -> bool:
+    floats = (value for value in outputs.values() if np.issubdtype(value.dtype, np.inexact))
+    return any(bool(np.isnan(value).any()) for value in floats)

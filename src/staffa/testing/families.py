@@ -1,0 +1,131 @@
+"""What every family takes for granted of its plug-ins, asked of one."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+from staffa.ambient import Registry
+from staffa.campaign.runtime import runtime
+from staffa.errors import PluginError
+from staffa.experiment import plugins
+from staffa.testing.experiments import check_experiment
+from staffa.testing.findings import Finding, NotConforming, judged, words_of
+
+Values = Mapping[str, Any]
+
+
+def check_family(family: str, factory: Any, **given: Any) -> tuple[Finding, ...]:
+    """Ask a plug-in for what its family takes for granted.
+
+    Arguments:
+    - `factory`: what the entry point names.
+    - `given`: what the family's own suite needs (`SUITES`): for `experiments` and `samplers` the arguments
+      of `check_experiment`, for `clusters` `workspace`, `machine` and `environment`. Without them only what
+      holds for every plug-in is asked, and for `renderers` and `commands` all.
+
+    Raises `NotConforming`.
+    """
+    wrong = plugins.family(family).fits(factory)
+    name = getattr(factory, "__qualname__", repr(factory))
+    findings = [Finding("fits its family", not wrong, f"{name} {wrong}"), _importable(family, factory)]
+    if not wrong and family in SUITES:
+        findings += SUITES[family](factory, given)
+    return judged(f"{family}: {name}", findings)
+
+
+def _importable(family: str, factory: Any) -> Finding:
+    """Entry points are `module:attribute`, and other processes import them by that."""
+    what = "other processes can import it"
+    module, name = getattr(factory, "__module__", None), getattr(factory, "__qualname__", None)
+    if module is None or name is None or (not inspect.isroutine(factory) and not isinstance(factory, type)):
+        return Finding(what, True)  # an object; its entry point names the variable
+    if "<locals>" in name or module == "__main__":
+        return Finding(what, False, f"{name} is defined in {module}, inside something else")
+    try:
+        with runtime(plugins=Registry().register(family, "asked", factory)):
+            plugins.exported()
+    except PluginError as error:
+        return Finding(what, False, error.message)
+    return Finding(what, True)
+
+
+def _experiments(factory: Any, given: Values) -> list[Finding]:
+    if not given:
+        return []
+    try:
+        return list(check_experiment(factory, **given))
+    except NotConforming as error:
+        return list(error.findings)
+
+
+def _renderers(factory: Any, given: Values) -> list[Finding]:
+    columns, rows = ("name", "seconds"), [("sample", 1.5), ("write | commit", None)]
+    try:
+        with runtime(plugins=Registry().register("renderers", "asked", factory)):
+            from staffa.views.rendering import rendered
+
+            text, again = (rendered("asked", columns, rows) for _ in range(2))
+    except PluginError as error:
+        return [Finding("renders a table", False, error.message)]
+    missing = [word for word in ("sample", "1.5") if word not in text]
+    return [
+        Finding("renders a table", not missing, f"{missing} does not stand in what it returns"),
+        Finding("renders the same twice", text == again, "two calls give different text"),
+        Finding("renders an empty table", _renders(factory, columns), "it raises, or returns no text"),
+    ]
+
+
+def _renders(factory: Any, columns: Sequence[str]) -> bool:
+    try:
+        return isinstance(factory(columns, []), str)
+    except Exception:
+        return False
+
+
+def _commands(factory: Any, given: Values) -> list[Finding]:
+    from staffa.commands import help_of
+
+    try:
+        text = help_of(factory)
+    except Exception as error:
+        return [Finding("has a help page", False, words_of(error))]
+    return [Finding("has a help page", "Usage" in text, "it says nothing")]
+
+
+def _clusters(factory: Any, given: Values) -> list[Finding]:
+    if not given:
+        return []
+    from staffa.execution.extension import plugin_pool
+
+    workspace, machine, environment = (given[name] for name in ("workspace", "machine", "environment"))
+    name, value = "STAFFA_ASKED", str(os.getpid())
+    try:
+        with (
+            runtime(plugins=Registry().register("clusters", machine.kind, factory)),
+            plugin_pool(workspace, machine, {**environment, name: value}) as pool,
+        ):
+            pool.client.wait_for_workers(1, timeout=60)
+            heard = pool.client.submit(os.getenv, name, pure=False).result(timeout=60)
+            members = pool.members()
+    except Exception as error:
+        return [Finding("brings workers", False, words_of(error))]
+    return [
+        Finding("brings workers", bool(members), "nobody came within a minute"),
+        Finding("workers have the environment", heard == value, f"{name} is {heard!r} there"),
+    ]
+
+
+SUITES: Mapping[str, Callable[[Any, Values], list[Finding]]] = MappingProxyType(
+    {
+        "experiments": _experiments,
+        "samplers": _experiments,
+        "renderers": _renderers,
+        "commands": _commands,
+        "clusters": _clusters,
+    }
+)
+"""What is asked of a family besides what every plug-in is asked: a line each."""

@@ -1,0 +1,181 @@
+"""Nothing happens to a trial that its state does not allow, whatever happens to workers, drivers and data."""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from execution.virtual import LIMITS, TRIALS, World, copied, template
+from staffa.execution.board import NO_LIMIT_OF_ITS_OWN
+from staffa.storage.books import fold
+from staffa.storage.states import State, census
+from staffa.storage.workspace import Workspace
+from staffa.trial import Outcome
+
+FATE = st.sampled_from(["raised", "killed", "timeout", "nan", "ok"])
+ODDS = {
+    "worker dies": 30, "committed all the same": 400, "yielded": 40, "machinery fails": 8, "dask forgets": 0,
+    "damaged": 30, "driver killed": 12, "cancel": 20, "cancel a batch": 10, "retry": 20, "retry all": 8,
+}  # fmt: skip
+
+EXPECTED = {
+    Outcome.OK: {State.ARCHIVED},
+    Outcome.NAN: {State.ARCHIVED},
+    Outcome.CANCELLED: {State.CANCELLED},
+    **dict.fromkeys((Outcome.RAISED, Outcome.TIMEOUT, Outcome.KILLED), {State.QUARANTINED}),
+}
+
+
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    return template(tmp_path_factory.mktemp("fated"))
+
+
+def archived(workspace: Workspace) -> list[str]:
+    folder = workspace.trials_archive
+    files = sorted(folder.glob("part-*.parquet")) if folder.is_dir() else []
+    return [trial for path in files for trial in pq.read_table(path, columns=["trial"])["trial"].to_pylist()]
+
+
+def check(world: World) -> Counter[State]:
+    """Every trial's story is lawful and ends where its data say; returns how many are in which state."""
+    found = [(course, outcome) for course, outcome, _ in world.courses()]
+    for course, outcome in found:
+        assert course.state in EXPECTED[outcome], (course.seat, outcome, course.steps)
+    books = fold(world.events())
+    assert not books.counts["unreadable"]
+    states = Counter(course.state for course, _ in found)
+    outcomes = Counter(outcome.word for _, outcome in found)
+    sealed = archived(world.workspace)
+    assert census(TRIALS, outcomes, books.words, archived=len(sealed)) == {str(s): n for s, n in states.items()}
+    failed = pq.read_table(world.workspace.failed).to_pylist()
+    assert sorted([*sealed, *(row["trial"] for row in failed)]) == sorted(row["trial"] for row in world.places)
+    assert {row["trial"]: row["state"] for row in failed} == {
+        course.seat.trial: str(course.state) for course, outcome in found if not outcome.has_data
+    }
+    return states
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    seed=st.integers(0, 2**32),
+    fates=st.dictionaries(st.integers(0, TRIALS - 1), st.lists(FATE, min_size=1, max_size=5), max_size=8),
+)
+def test_no_transition_is_illegal(planned: Workspace, seed: int, fates: dict[int, list[str]]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        world = World(copied(planned, Path(folder)), random.Random(seed), fates, dict(ODDS))
+        world.complete()
+        check(world)
+
+
+def test_odds_come_up(planned: Workspace, tmp_path: Path) -> None:
+    """The laboratory does what it is meant to do: everything in it happens."""
+    happened: Counter[str] = Counter()
+    for seed in range(12):
+        chance = random.Random(seed)
+        fates = {n: chance.choices(["raised", "killed", "timeout", "nan", "ok"], k=3) for n in range(0, TRIALS, 3)}
+        (tmp_path / str(seed)).mkdir()
+        world = World(copied(planned, tmp_path / str(seed)), chance, fates, dict(ODDS))
+        world.complete()
+        check(world)
+        happened += world.happened
+    assert not {name for name, odds in ODDS.items() if odds} - happened.keys()
+    assert {"killed", "timeout"} <= happened.keys()
+
+
+def quiet(planned: Workspace, folder: Path, fates: dict[int, list[str]], **odds: int) -> World:
+    world = World(copied(planned, folder), random.Random(1), fates, odds)
+    assert world.drive() == "finished"
+    check(world)
+    return world
+
+
+def tries(world: World, place: int) -> list[str]:
+    """The outcomes of a trial's tries that brought nothing, in order."""
+    trial = next(row["trial"] for row in world.places if row["place"] == place)
+    return [failure.outcome for failure in fold(world.events()).failures.get(trial, [])]
+
+
+def test_attempts_are_counted_by_class(planned: Workspace, tmp_path: Path) -> None:
+    fates = {0: ["raised"], 5: ["nan"], 9: ["nan", "ok"], 11: ["killed"], 14: ["timeout"], 17: ["raised", "nan", "ok"]}
+    world = quiet(planned, tmp_path, fates)
+    assert tries(world, 0) == ["raised"] * (LIMITS["raised"] + 1)
+    assert tries(world, 5) == ["nan"] * (LIMITS["nan"] + 1)
+    assert tries(world, 9) == ["nan"]
+    assert tries(world, 11) == ["killed"] * (LIMITS["killed"] + 1)
+    assert tries(world, 14) == ["timeout"] * (LIMITS["timeout"] + 1)
+    assert tries(world, 17) == ["raised", "nan"]
+    by_place = {place: (outcome, course.state) for course, outcome, place in world.courses()}
+    assert by_place[5] == (Outcome.NAN, State.ARCHIVED) and by_place[9] == by_place[17] == (Outcome.OK, State.ARCHIVED)
+    assert [by_place[place][1] for place in (0, 11, 14)] == [State.QUARANTINED] * 3
+    books = fold(world.events())
+    nan = next(row["trial"] for row in world.places if row["place"] == 5)
+    assert books.nan == {nan} and books.words == {"quarantined": 3}
+    assert NO_LIMIT_OF_ITS_OWN["nan"] == 0
+
+
+def test_the_whole_schedule_of_a_retry(planned: Workspace, tmp_path: Path) -> None:
+    """Backoff as the ledger has it: 30 s, 60 s, each within its jitter, and nothing is tried before it is due."""
+    world = quiet(planned, tmp_path, {11: ["killed"]})
+    batch = next(course.seat.batch for course, _, place in world.courses() if place == 11)
+    mine = [event for event in world.events() if event.get("batch") == batch]
+    planned_at = [event for event in mine if event["event"] == "retry_planned"]
+    waits = [event["due"] - event["at"] for event in planned_at]
+    assert len(waits) == LIMITS["killed"]
+    for wait, base in zip(waits, (30.0, 60.0), strict=True):
+        assert base * 0.9 <= wait <= base * 1.1
+    for event in planned_at:
+        later = [other["at"] for other in mine if other["event"] == "batch_issued" and other["at"] > event["at"]]
+        assert event["due"] <= min(later) <= event["due"] + 1.0
+
+
+def wish(world: World, verb: str, places: list[int], when: Any) -> None:
+    """Ask for something as soon as `when(runner)` is true, once."""
+    names = [row["trial"] for row in world.places if row["place"] in places]
+    done = []
+
+    def ask() -> None:
+        if not done and world.runner is not None and when(world.runner):
+            done.append(getattr(world.runner.wishes, verb)(names))
+
+    world._wish = ask  # type: ignore[method-assign]
+
+
+def test_cancelled_while_waiting_is_never_tried(planned: Workspace, tmp_path: Path) -> None:
+    world = World(copied(planned, tmp_path), random.Random(3), {}, {})
+    wish(world, "cancel", [*range(10, 22)], lambda runner: True)
+    assert world.drive() == "finished"
+    states = check(world)
+    assert states == {State.CANCELLED: 12, State.ARCHIVED: 10}
+    issued = {event["batch"] for event in world.events() if event["event"] == "batch_issued"}
+    assert issued == {"g0/0", "g0/1", "g0/2"}, "batches of nothing but cancelled trials are not issued"
+    cancelled = [event for event in world.events() if event["event"] == "cancelled"]
+    assert all("trial" not in event for event in cancelled) and len(cancelled) == 3, "a whole batch is one event"
+
+
+def test_cancelled_in_flight_keeps_no_results(planned: Workspace, tmp_path: Path) -> None:
+    world = World(copied(planned, tmp_path), random.Random(3), {}, {})
+    wish(world, "cancel", [1, 2], lambda runner: (0, 0) in runner.board.flying)
+    assert world.drive() == "finished"
+    assert check(world) == {State.CANCELLED: 2, State.ARCHIVED: 20}
+    settled = [event for event in world.events() if event["event"] == "batch_settled" and event["batch"] == "g0/0"]
+    assert [event["outcomes"] for event in settled] == [{"ok": 4}], "it was not interrupted"
+
+
+def test_cancelled_and_wanted_again(planned: Workspace, tmp_path: Path) -> None:
+    world = World(copied(planned, tmp_path), random.Random(3), {}, {})
+    wish(world, "cancel", [0, 1, 2, 3, 4], lambda runner: True)
+    assert world.drive() == "finished"
+    assert check(world) == {State.CANCELLED: 5, State.ARCHIVED: 17}
+    wish(world, "retry", [1, 4], lambda runner: True)
+    world.members()  # no driver: nobody to ask
+    assert world.drive() == "finished"
+    assert check(world) == {State.CANCELLED: 5, State.ARCHIVED: 17}
