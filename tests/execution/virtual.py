@@ -169,7 +169,11 @@ class World:
 
     def _pop(self, place: int) -> str:
         fates = self.fates.get(place, ["ok"])
-        return fates.pop(0) if len(fates) > 1 else fates[0]
+        fate = fates.pop(0) if len(fates) > 1 else fates[0]
+        if fate in ("ok", "nan"):
+            # What brought data once does so again, should they be lost.
+            self.fates[place] = [other for other in fates if other in ("ok", "nan")] or [fate]
+        return fate
 
     def happens(self, what: str) -> bool:
         if self.chance.randrange(1000) >= self.odds.get(what, 0):

@@ -28,8 +28,12 @@ def planned(root):
     return [name for path in Workspace(root).rosters for name in pq.read_table(path)["trial"].to_pylist()]
 
 
-def assert_all_done(root, trials, *, without=0):
-    """Nothing is lost, nothing stands twice, whatever generation it is of."""
+def assert_all_done(root, trials, *, without=0, computed=True):
+    """Nothing is lost, nothing stands twice, whatever generation it is of.
+
+    Arguments:
+    - `without`: trials that have no data; `computed`: whether every batch has at least one that does.
+    """
     names, archived = planned(root), table(root, "trials")["trial"].to_pylist()
     assert len(names) == len(set(names)) == trials
     lacking = [row["trial"] for row in failed(root)]
@@ -37,7 +41,8 @@ def assert_all_done(root, trials, *, without=0):
     draws = table(root, "draws")
     keys = draws.select(["trial", "chain", "draw"])
     assert keys.group_by(keys.column_names).aggregate([]).num_rows == draws.num_rows == 8 * len(archived)
-    assert_checksums(root)
+    if computed:
+        assert_checksums(root)
     assert_manifest(root)
 
 
@@ -202,7 +207,7 @@ def test_shrunk_before_anything_ran_the_campaign_ends_well(lab):
     assert (facts["dropped"], facts["issued"], facts["done"]) == (32, 0, True)
     lab.release("initialize")
     assert lab.drivers[-1].wait() == 0, lab.drivers[-1].said
-    assert_all_done(lab.root, 64, without=32)
+    assert_all_done(lab.root, 64, without=32, computed=False)
     assert staffa.status(lab.root)["figures"]["settled"] == 64
     issued = {event["batch"] for event in lab.journal("batch_issued")}
     assert issued and all(batch.startswith("g0/") for batch in issued), "batches wholly dropped are not issued"

@@ -12,6 +12,7 @@ of its plan is the one that counts: before it the campaign is the old one, after
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -49,7 +50,7 @@ from staffa.execution.prepare import (
 )
 from staffa.execution.wishes import Wishes
 from staffa.storage.books import Books, fold
-from staffa.storage.files import sync_directory, write_aside
+from staffa.storage.files import DISK, sync_directory, write_aside
 from staffa.storage.ledger import Ledger, history
 from staffa.storage.provenance import code_digest
 from staffa.storage.roster import read_rosters, roster_digests
@@ -343,7 +344,12 @@ def carry_out(wishes: Wishes, request: Mapping[str, Any], adopt: Callable[[Plan]
         dropped = wishes.cancel(droppable, SHRUNK)["trials"]
         wishes.settle()
         checked = check_inputs(desk)
-    except (StaffaError, FileNotFoundError) as error:
+    except StaffaError as error:
+        return {"done": False, "why": str(error)}
+    except OSError as error:
+        # A full disk, or a generation that somebody took away: nothing to end a run for.
+        if error.errno not in (*DISK, errno.ENOENT):
+            raise
         return {"done": False, "why": str(error)}
     done = {"done": True, "readmitted": readmitted, "dropped": dropped, "issued": issued}
     return {**done, "missing_input": checked["missing_input"]}
@@ -388,7 +394,17 @@ def alone(workspace: Workspace, ledger: Ledger, request: Mapping[str, Any]) -> d
 
 def reconcile(workspace: Workspace, ledger: Ledger) -> dict[str, Any]:
     """Look again for the files trials need, while no driver is at work."""
-    return {"done": True, **check_inputs(_desk(workspace, ledger))}
+    return look_again(_desk(workspace, ledger))
+
+
+def look_again(desk: Desk) -> dict[str, Any]:
+    """Look again for the files trials need; for the holder of the lease. Returns as `carry_out`."""
+    try:
+        return {"done": True, **check_inputs(desk)}
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        return {"done": False, "why": str(error)}
 
 
 def take_up(desk: Desk, plan: Plan) -> None:

@@ -30,7 +30,7 @@ from staffa.execution.crew import Crew
 from staffa.execution.ending import HANDOVER, Ended, Stop
 from staffa.execution.exempt import Desk, agree, check_inputs, on_board
 from staffa.execution.graph import batch_graph, reduce_graph
-from staffa.execution.growing import carry_out, mend, take_up, tell_growth
+from staffa.execution.growing import carry_out, look_again, mend, take_up, tell_growth
 from staffa.execution.lanes import leave
 from staffa.execution.marks import read_mark
 from staffa.execution.notes import Flight
@@ -157,10 +157,10 @@ class Runner:
 
     def _take_over(self) -> None:
         books = self.ledger.books
-        mend(self.workspace)
+        self.chronicle.insist(lambda: mend(self.workspace))
         tell_growth(self.desk)
-        agree(self.desk)
-        check_inputs(self.desk)
+        self.chronicle.insist(lambda: agree(self.desk))
+        self.chronicle.insist(lambda: check_inputs(self.desk))
         self.desk.moved = functools.partial(on_board, self.board)
         self.chronicle.insist(self.wishes.enforce)
         for event in take_stock(self.board, self.stores, books, self.sealing.archive.archive.manifest()["parts"]):
@@ -538,7 +538,7 @@ class Runner:
         elif request.verb == "grow":
             reply = carry_out(self.wishes, request.arguments, self._adopt)
         elif request.verb == "reconcile":
-            reply |= check_inputs(self.desk)
+            reply = look_again(self.desk)
         elif request.verb == "scale":
             reply = self.pool.scale(dict(request.arguments.get("workers", {})))
         else:

@@ -53,7 +53,7 @@ def unheard(
     for (group, number), words in counts:
         name = f"g{group}/{number}"
         told = name in books.settled and name not in books.adrift and not books.open.get(name)
-        if words.get(Outcome.MISSING.word) or told or all(Outcome[word.upper()].exempt for word in words):
+        if told or not any(Outcome[word.upper()].has_data or Outcome[word.upper()].failed for word in words):
             continue
         status = stores[group].status(number)[: plan.groups[group].size(number)]
         lanes: dict[str, list[int]] = {}

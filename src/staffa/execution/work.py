@@ -243,15 +243,20 @@ def _begin(bench: Bench, order: Order) -> Work:
     return _begin_lanes(bench, work, wanted)
 
 
-def _begin_lanes(bench: Bench, work: Work, wanted: Row) -> Work:
-    order = work.order
-    group, store = bench.group(order.group), bench.store(order.group)
-    words, columns = store.inputs(order.batch)
+def inputs_of(bench: Bench, order: Order, wanted: Row) -> Inputs:
+    """What the lanes of a batch start from."""
+    group = bench.group(order.group)
+    words, columns = bench.store(order.group).inputs(order.batch)
     traced = {
         name: _padded(columns[name].astype(device_dtype(kind, bench.plan.x64)), group.batch)
         for name, kind in group.traced.items()
     }
-    inputs = Inputs(bench.plan.seed, _padded(words, group.batch), traced, wanted)
+    return Inputs(bench.plan.seed, _padded(words, group.batch), traced, wanted)
+
+
+def _begin_lanes(bench: Bench, work: Work, wanted: Row) -> Work:
+    order = work.order
+    group, inputs = bench.group(order.group), inputs_of(bench, order, wanted)
     width = bench.width(group)
     performer = bench.performer(order)
     if order.suspects:
@@ -274,8 +279,8 @@ def _whole(bench: Bench, performer: Performer, inputs: Inputs, width: int) -> No
         carried = replace(performer.sample(carried, segment * sampling.segment_draws), outputs={})
 
 
-def _begin_loop(bench: Bench, work: Work, wanted: Row) -> Work:
-    order = work.order
+def loop_of(bench: Bench, order: Order) -> Loop:
+    """The trials of a batch of plain Python, all of them still to be done."""
     group, store = bench.group(order.group), bench.store(order.group)
     words, columns = store.inputs(order.batch)
     params = [
@@ -290,15 +295,12 @@ def _begin_loop(bench: Bench, work: Work, wanted: Row) -> Work:
     ]
     experiment = programs().experiment(bench.spec(group), group.experiment, bench.workspace.code)
     sampling, schema = bench.plan.sampling, bench.schema(group)
-    loop = Loop(
-        experiment,
-        bench.plan.seed,
-        _padded(words, group.batch),
-        params,
-        sampling,
-        schema,
-        bench.workspace.code,
-    )
+    own = _padded(words, group.batch)
+    return Loop(experiment, bench.plan.seed, own, params, sampling, schema, bench.workspace.code)
+
+
+def _begin_loop(bench: Bench, work: Work, wanted: Row) -> Work:
+    loop = loop_of(bench, work.order)
     loop.outcomes[~wanted] = Outcome.PADDING
     saved = _saved(bench, work)
     if saved is not None:

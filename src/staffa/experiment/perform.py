@@ -152,6 +152,16 @@ class Program:
         for name in names:
             self._function(name)
 
+    def memory(self, *names: str) -> int | None:
+        """Bytes of the device that the largest of these phases takes, as its compiler has it; None if it does not say."""
+        found = [self._function(name).memory_analysis() for name in names]
+        if any(stats is None for stats in found):
+            return None
+        words = ("argument", "output", "temp", "generated_code")
+        sizes = [sum(getattr(stats, f"{word}_size_in_bytes", 0) for word in words) for stats in found]
+        shared = [getattr(stats, "alias_size_in_bytes", 0) for stats in found]
+        return max((size - alias for size, alias in zip(sizes, shared, strict=True)), default=None)
+
     def _call(self, name: str, *arguments: Any) -> Any:
         compiled = self._function(name)
         with jax.enable_x64(self.lane.spec.x64):

@@ -354,7 +354,8 @@ def _batches_found(books: Books, event: Mapping[str, Any]) -> None:
     for batch, words in event["batches"].items():
         books.settled.add(batch)
         books.adrift.discard(batch)
-        _close(books, batch, None)
+        missing = set(unspan(words.get(Outcome.MISSING.word, "")))
+        _close(books, batch, books.open.get(batch, set()) - missing)
         failed = {lane for word, lanes in words.items() if Outcome[word.upper()].failed for lane in unspan(lanes)}
         _leave_undecided(books, batch, failed)
 
