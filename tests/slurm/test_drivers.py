@@ -80,7 +80,7 @@ def test_a_killed_driver_is_followed_by_its_heir(machine: Machine, campaigns: Ca
 
 
 def test_a_cancelled_driver_leaves_the_workers_to_its_heir(machine: Machine, campaigns: Campaigns) -> None:
-    campaign = campaigns(trials=160, pause=0.25)
+    campaign = campaigns(trials=160, segments=4, pause=0.25)
     campaign.detach()
     at_work(campaign)
     holder = campaign.holder()

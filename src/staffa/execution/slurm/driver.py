@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import sys
 import time
@@ -20,6 +21,7 @@ from staffa.campaign.config import Declaration
 from staffa.campaign.machine import DRIVER, ClusterConfig, driver_shape
 from staffa.execution.ending import HANDOVER, Stop
 from staffa.execution.slurm.commands import Slurm, SlurmError
+from staffa.execution.slurm.reap import reap
 from staffa.execution.slurm.script import Launch, driver_script, job_name
 from staffa.storage.files import read_json, write_aside
 from staffa.storage.workspace import Workspace
@@ -27,6 +29,8 @@ from staffa.storage.workspace import Workspace
 SHARE = 0.2
 MARGIN_SECONDS = 15.0, 180.0
 """A driver makes room so long before its time is over: a share of what it had, within these bounds."""
+CANCEL_SECONDS = 60.0
+"""How long a cancelled driver may take to end."""
 
 
 def submit_driver(
@@ -59,8 +63,8 @@ def drive_command(workspace: Workspace, cluster: str | None, overrides: Sequence
 
 
 def freeze_machine(workspace: Workspace, declaration: Declaration) -> None:
-    """Write down the machine a detached driver is to use: it reads nobody's working folder."""
-    sections = declaration.campaign.model_dump(mode="json", by_alias=True, include={"cluster"})
+    """Write down the machine a detached driver is to use, and how: it reads nobody's working folder."""
+    sections = declaration.campaign.model_dump(mode="json", by_alias=True, include={"cluster", "execution"})
     write_aside(workspace.machine, json.dumps(sections, indent=1))
 
 
@@ -81,13 +85,20 @@ def queued_driver(workspace: Workspace, title: str, slurm: Slurm | None = None) 
 
 
 def cancel_driver(workspace: Workspace, title: str, slurm: Slurm | None = None) -> str:
-    """Take a driver out of the queue; returns its job, or nothing."""
-    slurm = slurm or Slurm()
-    found = queued_driver(workspace, title, slurm)
-    if found is None:
-        return ""
-    slurm.cancel([found[0]])
-    return found[0]
+    """Take a driver, its heirs and the workers that wait for one out of the queue.
+
+    Returns the driver's job, or nothing. Raises `SlurmError` where SLURM does not answer.
+    """
+    slurm, name, first = slurm or Slurm(), driver_name(workspace, title), ""
+    until = time.monotonic() + CANCEL_SECONDS
+    # A driver that has just begun may still hand in its heir.
+    while (found := [task.id for task in slurm.tasks([name]) if not task.over]) and time.monotonic() < until:
+        first = first or found[0]
+        slurm.cancel(found)
+        time.sleep(0.5)
+    workspace.driver_job.unlink(missing_ok=True)
+    reap(workspace.root)
+    return first
 
 
 @contextlib.contextmanager
@@ -107,10 +118,13 @@ def succession(
     try:
         yield
     finally:
-        if stop.reason != HANDOVER:
-            with contextlib.suppress(SlurmError):
+        with contextlib.suppress(SlurmError):
+            if stop.reason != HANDOVER:
+                workspace.driver_job.unlink(missing_ok=True)
                 slurm.cancel([heir])
-            workspace.driver_job.unlink(missing_ok=True)
+            elif time.time() >= (stop.hand_over_at or math.inf) and slurm.state_of(heir) != "PENDING":
+                # It was lost, or taken out by hand: who wants the campaign to end says `staffa stop`.
+                submit_driver(workspace, title, machine, command, after=job, slurm=slurm)
 
 
 def watch_end(stop: Stop, ends: float | None) -> None:

@@ -50,8 +50,8 @@ class Departures:
 def departures(jobs: Iterable[Job], target: int, spent: Collection[str], now: float) -> Departures:
     """Which of a pool's live jobs go, if `target` are wanted.
 
-    Waiting ones first, the newest of them first; then those that run idle; then busy ones, the one
-    that would end first. Jobs whose time left is too short for anything (`spent`) go in any case.
+    Waiting ones first, the newest of them first; then those that run idle, the longest first; then busy
+    ones, the one that would end first. Jobs whose time left is too short for anything (`spent`) go in any case.
     """
     live = list(jobs)
     over = [job for job in live if is_spent(job, spent, now)]
@@ -77,8 +77,9 @@ def is_spent(job: Job, spent: Collection[str], now: float) -> bool:
     return job.worked or job.age(now) > length / 2
 
 
-def _order(job: Job) -> tuple[bool, bool, bool, float, str]:
-    return (job.busy, not job.leaving, job.workers > 0, job.ends or math.inf, job.id)
+def _order(job: Job) -> tuple[bool, bool, bool, float, float, str]:
+    idle_since = math.inf if job.idle_since is None else job.idle_since
+    return (job.busy, not job.leaving, job.workers > 0, idle_since, job.ends or math.inf, job.id)
 
 
 def _idled(job: Job, now: float) -> bool:
