@@ -13,10 +13,9 @@ from typing import Any
 
 import pytest
 
-from staffa.storage.lease import read_lease
-
 from slurm.machine import Machine
 from slurm.runs import POOLS, Campaign, Campaigns, same
+from staffa.storage.lease import read_lease
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 

@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 
 import staffa
-from staffa.api import events as history
 from slurm.machine import Machine
 from slurm.runs import POOLS, Campaign, workflow
+from staffa.api import events as history
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 

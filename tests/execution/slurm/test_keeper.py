@@ -220,7 +220,7 @@ def test_an_empty_answer_does_not_make_connected_workers_vanish(monkeypatch: pyt
 
 
 def test_a_site_that_answers_from_a_cache_does_not_get_the_jobs_twice() -> None:
-    one = site()
+    one = site(fake=Fake({"n0": 8}, joins=25.0))
     real, stale = one.fake.call, {"at": -1e9, "answer": None}
 
     def cached(argv: Any, stdin: Any) -> Any:
@@ -530,6 +530,17 @@ def test_the_jobs_of_an_earlier_driver_are_taken_over() -> None:
     assert one.told("jobs_adopted")[0]["jobs"] == 4
     facts = one.keeper.facts()["gpu"]
     assert (facts["running"], facts["queued"], facts["reasons"]) == (3, 1, {"Resources": 1})
+
+
+def test_a_driver_that_knows_of_no_work_yet_gives_nothing_back() -> None:
+    fake = Fake({"n0": 2})
+    one = site(fake=fake).run(30)
+    one.driver()
+    one.needed["gpu"] = 0
+    one.run(25)
+    one.needed["gpu"] = 4
+    one.run(60)
+    assert fake.calls["sbatch"] == 1 and fake.calls["scancel"] == 0 and one.connected() == 2
 
 
 def test_nothing_is_submitted_before_squeue_has_answered() -> None:

@@ -84,6 +84,14 @@ def queued_driver(workspace: Workspace, title: str, slurm: Slurm | None = None) 
     return next(((task.id, task.state) for task in found if task.state in ("PENDING", "RUNNING", "CONFIGURING")), None)
 
 
+def awaited(workspace: Workspace, slurm: Slurm | None = None) -> bool:
+    """Whether a driver is in the queue that will go on; where SLURM does not answer, that is assumed."""
+    try:
+        return queued_driver(workspace, workspace.root.name, slurm) is not None
+    except SlurmError:
+        return True
+
+
 def cancel_driver(workspace: Workspace, title: str, slurm: Slurm | None = None) -> str:
     """Take a driver, its heirs and the workers that wait for one out of the queue.
 

@@ -16,8 +16,9 @@ IDLE = 30.0
 class Need:
     """How many workers would have something to do: rises at once, falls when it has been lower for 30 s.
 
-    Between two steps of a campaign the need may be low for a moment; a place in the queue is not
-    given away for that.
+    Between two steps of a campaign the need may be low for a moment, and a driver that just came may
+    not know of any work yet; a place in the queue is not given away for that. `workers` is None until
+    something is known.
     """
 
     workers: int | None = None
@@ -29,7 +30,7 @@ class Need:
         return self._since is not None
 
     def tell(self, needed: int, now: float) -> None:
-        if self.workers is None or needed >= self.workers:
+        if needed >= (1 if self.workers is None else self.workers):
             self.workers, self._since = needed, None
         elif self._since is None:
             self._since, self._peak = now, needed
