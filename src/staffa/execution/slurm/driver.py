@@ -14,7 +14,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from staffa.campaign.config import Declaration
@@ -29,6 +29,8 @@ from staffa.storage.workspace import Workspace
 SHARE = 0.2
 MARGIN_SECONDS = 15.0, 180.0
 """A driver makes room so long before its time is over: a share of what it had, within these bounds."""
+BRAKE_SECONDS = 15, 3600
+"""A driver that follows one which died starts so long after that one's start, at first and at most."""
 CANCEL_SECONDS = 60.0
 """How long a cancelled driver may take to end."""
 
@@ -40,6 +42,7 @@ def submit_driver(
     command: Sequence[str],
     *,
     after: str = "",
+    deaths: int = 0,
     slurm: Slurm | None = None,
 ) -> str:
     """Put a driver into the queue; returns its job.
@@ -47,13 +50,24 @@ def submit_driver(
     Arguments:
     - `command`: what follows the interpreter.
     - `after`: a job whose end, however it comes, is waited for.
+    - `deaths`: drivers before it that will have ended in a row without handing over.
     """
     launch = Launch(workspace.root, title, sys.executable, {}, machine.reconnect)
     workspace.logs.mkdir(parents=True, exist_ok=True)
-    script = driver_script(driver_shape(machine), launch, command)
+    shape = driver_shape(machine)
+    if deaths:
+        # Counted from now: it puts off only heirs of drivers that die soon, the more of them the longer.
+        wait = min(BRAKE_SECONDS[0] * 2 ** (deaths - 1), BRAKE_SECONDS[1])
+        shape = replace(shape, directives={"begin": f"now+{wait}", **shape.directives})
+    script = driver_script(shape, launch, command)
     job = str((slurm or Slurm()).submit(script, 0, dependency=f"afterany:{after}" if after else ""))
-    write_aside(workspace.driver_job, json.dumps({"job": job, "after": after, "at": time.time()}))
+    _remember(workspace, job, after, deaths)
     return job
+
+
+def _remember(workspace: Workspace, job: str, after: str, deaths: int) -> None:
+    facts = {"job": job, "after": after, "deaths": deaths, "at": time.time()}
+    write_aside(workspace.driver_job, json.dumps(facts))
 
 
 def drive_command(workspace: Workspace, cluster: str | None, overrides: Sequence[str]) -> list[str]:
@@ -120,7 +134,9 @@ def succession(
 ) -> Iterator[None]:
     """Around a driver that is a job itself: its heir waits in the queue, and is let in in time."""
     slurm, job = slurm or Slurm(), os.environ["SLURM_JOB_ID"]
-    heir = submit_driver(workspace, title, machine, command, after=job, slurm=slurm)
+    facts = read_json(workspace.driver_job)
+    deaths = int(facts.get("deaths", 0)) if isinstance(facts, dict) else 0
+    heir = submit_driver(workspace, title, machine, command, after=job, deaths=deaths + 1, slurm=slurm)
     with contextlib.suppress(SlurmError):
         watch_end(stop, slurm.end_of(job))
     try:
@@ -133,6 +149,8 @@ def succession(
             elif time.time() >= (stop.hand_over_at or math.inf) and slurm.state_of(heir) != "PENDING":
                 # It was lost, or taken out by hand: who wants the campaign to end says `staffa stop`.
                 submit_driver(workspace, title, machine, command, after=job, slurm=slurm)
+            else:
+                _remember(workspace, heir, job, 0)
 
 
 def watch_end(stop: Stop, ends: float | None) -> None:
