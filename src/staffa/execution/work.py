@@ -319,14 +319,14 @@ def _simulate(bench: Bench, work: Work) -> Work:
 
     def progressed() -> bool:
         nonlocal saved_at
-        go_on = not must_yield(float(loop.trial_seconds.max()))
-        if time.monotonic() - saved_at > CHECKPOINT_SECONDS or not go_on:
+        stop = must_yield(float(loop.trial_seconds.max()))
+        if time.monotonic() - saved_at > CHECKPOINT_SECONDS or stop:
             outputs = {f"output/{name}": buffer for name, buffer in loop.outputs.items()}
             arrays = {**outputs, "outcomes": loop.outcomes, "seconds": loop.trial_seconds}
             meta = {"order": _terms(bench, work), "messages": loop.messages}
             checkpoints.save(_checkpoint_path(bench, order), arrays, meta)
             saved_at = time.monotonic()
-        return go_on
+        return stop
 
     @contextlib.contextmanager
     def guard(lanes: list[int]) -> Iterator[None]:

@@ -142,7 +142,7 @@ def succession(
     try:
         yield
     finally:
-        with contextlib.suppress(SlurmError):
+        with contextlib.suppress(SlurmError, OSError):
             if stop.reason != HANDOVER:
                 workspace.driver_job.unlink(missing_ok=True)
                 slurm.cancel([heir])
