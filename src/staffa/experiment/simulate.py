@@ -95,7 +95,7 @@ class Loop:
             self.outputs[output.name] = np.full((rows, *chains, *draws, *output.shape), fill, dtype)
 
     def run(self, lanes: Sequence[int], guard: Guard, progressed: Callable[[], bool | None]) -> None:
-        """Perform `lanes`, skipping those that have an outcome; `progressed` is called after each: True to stop there."""
+        """Perform `lanes` but for those with an outcome; `progressed` is called after each: True to stop there."""
         with importing_from(self.directory):
             for lane in lanes:
                 if self.outcomes[lane] == Outcome.MISSING:
