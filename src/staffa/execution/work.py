@@ -175,6 +175,7 @@ def commit(work: Work, written: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     bench = bench_of(order)
     store = bench.store(order.group)
     if work.done or any(piece["done"] for piece in written):
+        _forget(bench, work)
         return _receipt(bench, work, store.status(order.batch), 0, {}, duplicate=True)
     if work.yielded is not None:
         size = sum(piece["bytes"] for piece in written)
@@ -457,6 +458,14 @@ def _saved(bench: Bench, work: Work) -> checkpoints.Checkpoint | None:
         if sums != [store.checksum(output.name, order.batch, segment) for output in outputs]:
             return None
     return saved
+
+
+def _forget(bench: Bench, work: Work) -> None:
+    """Remove a checkpoint that a writer left after another task had committed its batch."""
+    path = _checkpoint_path(bench, work.order)
+    saved = checkpoints.load(path)
+    if saved is not None and saved.meta.get("order") == _terms(bench, work):
+        checkpoints.remove(path)
 
 
 def _messages(meta: Mapping[str, Any]) -> dict[int, str]:
