@@ -86,7 +86,7 @@ def test_a_finished_run_has_usage_pools_and_nothing_to_scale(folder: Path, capsy
     assert main(["usage", run, "--json"]) == 0
     total = json.loads(capsys.readouterr().out)["total"]["worker_hours"]
     parts = sum(total[name] for name in ("useful", "compiling", "waiting", "lost", "in_flight"))
-    assert total["held"] > 0 and abs(total["held"] - parts) < 1e-6
+    assert total["held"] > 0 and abs(total["held"] - parts) < 5e-6  # each is rounded by itself
     assert main(["usage", run]) == 0 and "node-hours" in capsys.readouterr().out
     assert main(["explain", run, "pool", "gpu"]) == 2
     assert "gpu" in capsys.readouterr().err

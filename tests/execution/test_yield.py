@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -136,11 +137,7 @@ def test_plain_python_trials_yield_between_trials(tmp_path: Path, monkeypatch: p
 
 
 def test_pace_is_learned_for_each_device_kind() -> None:
-    class Segmented:
-        class sampling:
-            segments = 3
-
-    pace = Pace(Segmented, {0: "a", 1: "a", 2: "b"})  # type: ignore[arg-type]
+    pace = Pace(SimpleNamespace(sampling=SimpleNamespace(segments=3)), {0: "a", 1: "a", 2: "b"})
     assert pace.expect(0, "gpu") is None
     assert pace.fits(0, "gpu", left=21.0, ahead=0) and not pace.fits(0, "gpu", left=19.0, ahead=0)
     assert not pace.fits(0, "gpu", left=21.0, ahead=1), "of what is not known yet, one is enough"

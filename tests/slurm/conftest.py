@@ -19,8 +19,7 @@ REQUIRED = os.environ.get("STAFFA_REQUIRE_SLURM") == "1"
 
 WITH_ACCOUNTING = ("machine_with_accounting", "standing_machine_with_accounting")
 
-skipped: set[str] = set()
-"""Why SLURM tests were skipped."""
+NO_SLURM = "no SLURM here: "
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -30,12 +29,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if reason := missing(PROGRAMS + ACCOUNTING_PROGRAMS * accounting):
         if REQUIRED:
             pytest.fail(f"STAFFA_REQUIRE_SLURM=1, but {reason}", pytrace=False)
-        skipped.add(reason)
-        pytest.skip(f"no SLURM here: {reason}")
+        pytest.skip(NO_SLURM + reason)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    for reason in sorted(skipped):
+    reports = terminalreporter.stats.get("skipped", [])
+    said = {str(report.longrepr[2]) for report in reports if isinstance(report.longrepr, tuple)}
+    for reason in sorted(text.partition(NO_SLURM)[2] for text in said if NO_SLURM in text):
         terminalreporter.write_line(f"SLURM TESTS SKIPPED: {reason}", red=True, bold=True)
 
 

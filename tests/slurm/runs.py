@@ -252,7 +252,7 @@ class Campaign:
 
     def pool(self, name: str = "gpu") -> dict[str, Any]:
         """What the driver tells of a pool; nothing before it told anything."""
-        pools = (self.status()["figures"] or {}).get("pools") or {} if self.root.exists() else {}
+        pools = (self.status()["figures"] or {}).get("pools") or {} if self.workspace.is_planned else {}
         return dict(pools.get(name) or {})
 
     def present(self) -> list[dict[str, Any]]:

@@ -104,8 +104,9 @@ def test_how_jobs_end(machine: Machine) -> None:
     for node in machine.nodes:
         machine.set_prolog(node, failing=True)
     held = slurm.submit(script(), 1)
-    (task,) = until(machine, held, lambda found: found[0].reason.startswith("launch"))
-    assert (task.state, task.reason, task.node) == ("PENDING", "launch_failed_requeued_held", "")
+    # For a moment it is COMPLETING.
+    (task,) = until(machine, held, lambda found: states(found) == ["PENDING"] and found[0].reason.startswith("launch"))
+    assert (task.reason, task.node) == ("launch_failed_requeued_held", "")
     # SLURM drains the node by itself, before long.
     machine.until(lambda: any("drain" in state for state in slurm.nodes().values()), "a drained node")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -42,7 +43,7 @@ def over(campaign: Campaign, machine: Machine, within: float = 240.0) -> dict[st
 
 
 def test_three_drivers_hand_over_to_one_another(machine: Machine, campaigns: Campaigns) -> None:
-    campaign = campaigns(trials=540, draws=8, segments=4, pause=1.0, machine=DRIVER)
+    campaign = campaigns(trials=460, segments=4, pause=1.0, machine=DRIVER)
     said = campaign.detach()
     assert said["live"] or said["driver_job"]
     watching = campaign.aside("watch", campaign.root, "--json", "--interval", "1")
@@ -50,18 +51,19 @@ def test_three_drivers_hand_over_to_one_another(machine: Machine, campaigns: Cam
     at_work(campaign)
     status = campaign.status()
     assert status["live"] and status["run"]["job"] in {job.id for job in drivers(machine)}
-    assert len(drivers(machine)) == 2, "a driver and its heir"
+    (heir,) = [job for job in drivers(machine) if job.state == "PENDING"]
+    machine.run(["scancel", heir.id])  # an heir that gets lost is replaced before it is needed
     ended = over(campaign, machine, 480)
     assert (ended["reason"], ended["exit_code"]) == ("finished", 0)
     starts, ends = campaign.events("run_started"), campaign.events("run_ended")
     assert len(starts) >= 3 and [event["reason"] for event in ends] == ["handover"] * (len(starts) - 1) + ["finished"]
-    assert len({event["job"] for event in starts}) == len(starts)
-    campaign.whole(540)
+    assert len({event["job"] for event in starts} - {heir.id}) == len(starts)
+    campaign.whole(460)
     campaign.unspent()
     assert len(campaign.events("jobs_submitted")) == 1, "the workers' jobs outlive their drivers"
     watching.ends(0)
     attached.ends(0)
-    assert '"settled": 540' in watching.said.splitlines()[-1]
+    assert '"settled": 460' in watching.said.splitlines()[-1]
 
 
 def test_a_killed_driver_is_followed_by_its_heir(machine: Machine, campaigns: Campaigns) -> None:
@@ -71,6 +73,8 @@ def test_a_killed_driver_is_followed_by_its_heir(machine: Machine, campaigns: Ca
     holder = campaign.holder()
     assert holder is not None and holder.job
     os.kill(holder.pid, signal.SIGKILL)
+    campaign.until(lambda: len(campaign.events("run_started")) == 2, "its heir")
+    assert json.loads(campaign.workspace.driver_job.read_text())["deaths"] == 2, "the next would be put off longer"
     assert over(campaign, machine)["reason"] == "finished"
     starts = campaign.events("run_started")
     assert len(starts) == 2 and starts[0]["job"] != starts[1]["job"]
@@ -80,7 +84,7 @@ def test_a_killed_driver_is_followed_by_its_heir(machine: Machine, campaigns: Ca
 
 
 def test_a_cancelled_driver_leaves_the_workers_to_its_heir(machine: Machine, campaigns: Campaigns) -> None:
-    campaign = campaigns(trials=160, pause=0.25)
+    campaign = campaigns(trials=160, segments=4, pause=0.25)
     campaign.detach()
     at_work(campaign)
     holder = campaign.holder()
@@ -127,18 +131,6 @@ def test_stopping_between_two_drivers(machine: Machine, campaigns: Campaigns) ->
     campaign.resume("--detach").ends(0)
     assert over(campaign, machine)["reason"] == "finished"
     campaign.whole(160)
-    campaign.unspent()
-
-
-def test_an_heir_that_was_cancelled_is_replaced(machine: Machine, campaigns: Campaigns) -> None:
-    campaign = campaigns(trials=320, segments=4, pause=0.5, draws=8, machine=DRIVER)
-    campaign.detach()
-    at_work(campaign)
-    (heir,) = [job for job in drivers(machine) if job.state == "PENDING"]
-    machine.run(["scancel", heir.id])
-    assert over(campaign, machine, 360)["reason"] == "finished"
-    assert len(campaign.events("run_started")) >= 2
-    campaign.whole(320)
     campaign.unspent()
 
 

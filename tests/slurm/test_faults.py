@@ -13,10 +13,9 @@ from typing import Any
 
 import pytest
 
-from staffa.storage.lease import read_lease
-
 from slurm.machine import Machine
 from slurm.runs import POOLS, Campaign, Campaigns, same
+from staffa.storage.lease import read_lease
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
@@ -131,7 +130,7 @@ def test_with_accounting(machine_with_accounting: Machine, campaigns: Campaigns)
 
 
 def test_an_account_that_does_not_exist_is_refused(machine_with_accounting: Machine, campaigns: Campaigns) -> None:
-    campaign = campaigns(trials=64, pause=0.25)
+    campaign = campaigns(trials=160, pause=0.25)
     cluster = ("--cluster", campaign.folder / "cluster.yaml")
     wrong = ("--set", "cluster.pools.gpu.account=nobody")
     for words in (("plan", campaign.file), ("run", campaign.file, "--allow-dirty")):
@@ -148,8 +147,8 @@ def test_an_account_that_does_not_exist_is_refused(machine_with_accounting: Mach
     campaign.call("resume", campaign.root, *wrong, codes=(3,))
     assert not machine_with_accounting.jobs()
     campaign.resume().ends(0)
-    assert 0 < settled < 64
-    campaign.whole(64)
+    assert 0 < settled < 160
+    campaign.whole(160)
     campaign.unspent()
 
 

@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 
 import staffa
-from staffa.api import events as history
 from slurm.machine import Machine
 from slurm.runs import POOLS, Campaign, workflow
+from staffa.api import events as history
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
@@ -41,7 +41,13 @@ def test_the_protein_campaign_on_four_gpus_equals_the_local_run(
     machine: Machine, campaigns: list[Campaign], tmp_path: Path
 ) -> None:
     file = REPOSITORY / "workflows" / "protein" / "campaign.yaml"
-    overrides = ["replicates=40", "execution.batch=8", "execution.window=1", "cluster.dashboard_port=0"]
+    overrides = [
+        "replicates=120",
+        "execution.batch=8",
+        "execution.window=1",
+        "sampling.thin=200",
+        "cluster.dashboard_port=0",
+    ]
     shared = {"profile": "smoke", "allow_dirty": True, "progress": False}
     remote = staffa.run(
         file, cluster="slurm-one-machine", set=[*overrides, f"storage.root={tmp_path / 'remote'}"], **shared

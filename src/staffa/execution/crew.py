@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from typing import Any
 
 from staffa.execution.chronicle import Chronicle
+from staffa.execution.lanes import Lanes
 from staffa.execution.pool import Departure, Member, Pool
 
 
@@ -60,6 +63,11 @@ class Crew:
         found = [member for member in self.members.values() if self._pool.does(member, kind)]
         return sorted(found, key=lambda member: self.loads[member.address])
 
+    def ask_to_leave(self, yes: bool = True) -> None:
+        """Have what workers do end at its next segment, to go on elsewhere (or take that back)."""
+        with contextlib.suppress(Exception):
+            self._pool.client.run(leave, yes, on_error="ignore")
+
     def given(self, member: Member, now: float) -> None:
         """A batch was handed to a worker."""
         self.loads[member.address] += 1
@@ -78,3 +86,8 @@ class Crew:
 
     def busy_since(self, member: Member, otherwise: float) -> float:
         return self._busy_since.pop(member.address, otherwise)
+
+
+def leave(yes: bool, dask_worker: Any) -> None:
+    """Runs on a worker; Dask fills in which. See `lanes.asked_to_leave`."""
+    dask_worker.plugins[Lanes.name].leaving = yes

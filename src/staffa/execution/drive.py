@@ -33,6 +33,8 @@ from staffa.telemetry.events import RunStarted
 
 DETACHED_SECONDS = 30.0
 """How long a process of one's own may take to become the driver."""
+LEAVE_SECONDS = 20.0
+"""A driver whose job is cancelled or preempted leaves within this time: most sites kill it after 30 s."""
 
 
 def drive(
@@ -123,21 +125,23 @@ def detach(workspace: Workspace, declaration: Declaration, accept: bool) -> str:
 
     Raises `ClusterError` where it did not come up.
     """
+    from staffa.execution.slurm.driver import drive_command, freeze_machine, queued_driver, submit_driver
+
     machine = declaration.campaign.cluster
     if machine.kind == "slurm":
-        from staffa.execution.slurm.driver import drive_command, freeze_machine, queued_driver, submit_driver
-
         waiting = queued_driver(workspace, workspace.root.name)
         if waiting is not None:
             raise ClusterError(
                 f"the driver of {workspace.root} is in the queue already: job {waiting[0]} ({waiting[1]})",
                 f"staffa status {workspace.root}",
             )
-        freeze_machine(workspace, declaration)
-        command = [*drive_command(workspace, None, ()), *["--accept-code-change"] * accept]
+    freeze_machine(workspace, declaration)
+    accepted = ["--accept-code-change"] * accept
+    if machine.kind == "slurm":
+        command = [*drive_command(workspace, None, ()), *accepted]
         return submit_driver(workspace, workspace.root.name, machine, command)
-    command = [sys.executable, "-m", "staffa", "resume", str(workspace.root), *["--accept-code-change"] * accept]
-    return _without_terminal(workspace, command)
+    words = ["resume", str(workspace.root), "--cluster", str(workspace.machine), *accepted]
+    return _without_terminal(workspace, [sys.executable, "-m", "staffa", *words])
 
 
 def _without_terminal(workspace: Workspace, command: Sequence[str]) -> str:
@@ -282,6 +286,8 @@ def _interruptible(request: Stop, *, as_job: bool) -> Iterator[None]:
         if request.reason:
             raise KeyboardInterrupt
         request.reason = HANDOVER if as_job else "interrupted"
+        if as_job:
+            request.leave_at = time.time() + LEAVE_SECONDS
 
     before = {number: signal.signal(number, interrupted) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -49,11 +49,6 @@ def _name_thread(name: str) -> None:
         ctypes.CDLL(None).prctl(PR_SET_NAME, name.encode(), 0, 0, 0)
 
 
-def leave(yes: bool = True) -> None:
-    """Runs on a worker: what it has is to end at the next segment, and go on elsewhere."""
-    get_worker().plugins[Lanes.name].leaving = yes
-
-
 def asked_to_leave() -> bool:
     """Whether this task's worker is to end what it does; without a worker nobody can ask."""
     try:

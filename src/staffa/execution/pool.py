@@ -79,7 +79,8 @@ class Pool:
 
     def members(self) -> dict[str, Member]:
         """The workers that are there now, by address."""
-        workers = self.client.scheduler_info(n_workers=-1)["workers"]
+        # Not `scheduler_info`: now and then the client asks for itself, without workers, and hands out that answer.
+        workers = self.client.sync(self.client.scheduler.identity, n_workers=-1)["workers"]
         for gone in set(self._members) - set(workers):
             del self._members[gone]
         fresh = sorted(set(workers) - set(self._members))

@@ -31,7 +31,6 @@ from staffa.execution.ending import HANDOVER, Ended, Stop
 from staffa.execution.exempt import Desk, agree, check_inputs, on_board
 from staffa.execution.graph import batch_graph, reduce_graph
 from staffa.execution.growing import carry_out, look_again, mend, take_up, tell_growth
-from staffa.execution.lanes import leave
 from staffa.execution.marks import read_mark
 from staffa.execution.notes import Flight
 from staffa.execution.pace import Pace
@@ -122,6 +121,7 @@ class Runner:
     def run(self) -> Ended:
         """Issue everything that has no data yet, to the end (or until stopped)."""
         self._take_over()
+        self.crew.ask_to_leave(False)  # these workers may have served a driver that asked them
         self.pool.client.subscribe_topic(TOPIC, self._hear)
         try:
             while not self._over():
@@ -217,7 +217,9 @@ class Runner:
                 self.chronicle.note(event)
             self.stop.look(now)
         if self.stop.reason not in ("", CONSOLIDATED) and not self._asked_to_leave:
-            self._ask_to_leave(now)
+            self._asked_to_leave = True
+            if self.plan.sampling.segments > 1:
+                self.crew.ask_to_leave()
         if now - self._controlled >= CONTROL_SECONDS:
             self._controlled = now
             for request in control.pending(self.workspace):
@@ -511,13 +513,6 @@ class Runner:
         batches = len(board.flying) + (board.waiting + bool(board.retrying)) * going
         seals = len(self.sealing.queue) + len(self._sealing_parts())
         return Demand(batches, seals, frozenset(flying), frozenset(spent))
-
-    def _ask_to_leave(self, now: float) -> None:
-        """Have batches in flight end at their next segment; what they have done so far is kept."""
-        self._asked_to_leave = True
-        if self.plan.sampling.segments > 1 and self.crew.members:
-            with contextlib.suppress(Exception):
-                self.pool.client.run(leave, workers=list(self.crew.members), on_error="ignore")
 
     # Requests and reports
 

@@ -176,6 +176,7 @@ def commit(work: Work, written: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     bench = bench_of(order)
     store = bench.store(order.group)
     if work.done or any(piece["done"] for piece in written):
+        _forget(bench, work)
         return _receipt(bench, work, store.status(order.batch), 0, {}, duplicate=True)
     if work.yielded is not None:
         size = sum(piece["bytes"] for piece in written)
@@ -322,14 +323,14 @@ def _simulate(bench: Bench, work: Work) -> Work:
 
     def progressed() -> bool:
         nonlocal saved_at
-        go_on = not must_yield(float(loop.trial_seconds.max()))
-        if time.monotonic() - saved_at > CHECKPOINT_SECONDS or not go_on:
+        stop = must_yield(float(loop.trial_seconds.max()))
+        if time.monotonic() - saved_at > CHECKPOINT_SECONDS or stop:
             outputs = {f"output/{name}": buffer for name, buffer in loop.outputs.items()}
             arrays = {**outputs, "outcomes": loop.outcomes, "seconds": loop.trial_seconds}
             meta = {"order": _terms(bench, work), "messages": loop.messages}
             checkpoints.save(_checkpoint_path(bench, order), arrays, meta)
             saved_at = time.monotonic()
-        return go_on
+        return stop
 
     @contextlib.contextmanager
     def guard(lanes: list[int]) -> Iterator[None]:
@@ -461,6 +462,14 @@ def _saved(bench: Bench, work: Work) -> checkpoints.Checkpoint | None:
         if sums != [store.checksum(output.name, order.batch, segment) for output in outputs]:
             return None
     return saved
+
+
+def _forget(bench: Bench, work: Work) -> None:
+    """Remove a checkpoint that a writer left after another task had committed its batch."""
+    path = _checkpoint_path(bench, work.order)
+    saved = checkpoints.load(path)
+    if saved is not None and saved.meta.get("order") == _terms(bench, work):
+        checkpoints.remove(path)
 
 
 def _messages(meta: Mapping[str, Any]) -> dict[int, str]:

@@ -94,8 +94,8 @@ class Loop:
             fill = np.nan if np.issubdtype(dtype, np.inexact) else 0
             self.outputs[output.name] = np.full((rows, *chains, *draws, *output.shape), fill, dtype)
 
-    def run(self, lanes: Sequence[int], guard: Guard, progressed: Callable[[], bool]) -> None:
-        """Perform `lanes`, skipping those that have an outcome; `progressed` is asked after each whether to go on."""
+    def run(self, lanes: Sequence[int], guard: Guard, progressed: Callable[[], bool | None]) -> None:
+        """Perform `lanes` but for those with an outcome; `progressed` is called after each: True to stop there."""
         with importing_from(self.directory):
             for lane in lanes:
                 if self.outcomes[lane] == Outcome.MISSING:
@@ -104,7 +104,7 @@ class Loop:
                         self._perform(lane)
                     self.trial_seconds[lane] = time.perf_counter() - started
                     self.spent += float(self.trial_seconds[lane])
-                    if not progressed():
+                    if progressed():
                         return
 
     def _perform(self, lane: int) -> None:

@@ -183,10 +183,13 @@ def test_five_minutes_without_squeue_conclude_nothing_and_double_nothing() -> No
     fake.down = True
     # The workers of one are gone from sight: nobody knows whether the job is.
     fake.end(fake.running()[0], "FAILED")
-    before = fake.calls["sbatch"]
-    one.run(300)
+    before = fake.calls["sbatch"] + fake.calls["scancel"]
+    one.run(150)
+    one.keeper.scale("gpu", 6)
+    one.run(150)
+    one.keeper.scale("gpu", 4)
     assert len(one.told("squeue_silent")) == 1
-    assert fake.calls["sbatch"] == before and one.told("job_ended") == []
+    assert fake.calls["sbatch"] + fake.calls["scancel"] == before and one.told("job_ended") == []
     assert fake.calls["squeue"] < 20
     assert one.keeper.facts()["gpu"]["silent"] > 200
     fake.down = False
@@ -217,7 +220,7 @@ def test_an_empty_answer_does_not_make_connected_workers_vanish(monkeypatch: pyt
 
 
 def test_a_site_that_answers_from_a_cache_does_not_get_the_jobs_twice() -> None:
-    one = site()
+    one = site(fake=Fake({"n0": 8}, joins=25.0))
     real, stale = one.fake.call, {"at": -1e9, "answer": None}
 
     def cached(argv: Any, stdin: Any) -> Any:
@@ -239,8 +242,9 @@ def test_a_full_queue_is_filled_with_smaller_arrays() -> None:
     assert one.told("pool_paused") == [] and len(one.told("queue_full")) == 1
     assert fake.calls["sbatch"] < 25
     fake.full = None
+    before = fake.calls["sbatch"]
     one.run(400)
-    assert one.connected() == 100
+    assert one.connected() == 100 and fake.calls["sbatch"] - before < 8
 
 
 def test_a_refused_pool_pauses_with_slurms_words_and_goes_on_when_scaled() -> None:
@@ -303,14 +307,14 @@ def test_the_nodes_a_user_excludes_stay_excluded() -> None:
 
 
 def test_a_pool_that_cannot_start_pauses_with_its_last_words_and_spares_the_last_node() -> None:
-    one = site(slots=1, nodes=2, logs="line 1\nModuleNotFoundError: No module named 'staffa'", gpu=6)
+    one = site(slots=1, nodes=2, logs="line 1\nModuleNotFoundError: No module named 'staffa'", gpu=200)
     one.fake.broken = {"n0", "n1"}
     one.run(300)
     (paused,) = one.told("pool_paused")
     assert "5 jobs in a row" in paused["why"] and "ModuleNotFoundError" in paused["why"]
-    assert paused["hint"].endswith("staffa scale RUN gpu=6")
+    assert paused["hint"].endswith("staffa scale RUN gpu=200")
     assert one.keeper.facts()["gpu"]["excluded"] == ["n0"]
-    assert one.jobs() == 0, "those that waited would have failed as well"
+    assert one.jobs() == 0 and len([fact for fact in one.told("job_ended") if "words" in fact]) < 20
     before = one.fake.calls["sbatch"]
     one.run(600)
     assert one.fake.calls["sbatch"] == before
@@ -362,11 +366,12 @@ def test_a_held_job_is_cancelled_and_replaced() -> None:
     assert [job for job in one.fake.waiting() if "held" in job.reason] == []
 
 
-def test_a_hold_of_the_users_is_respected() -> None:
+@pytest.mark.parametrize("hold", ["JobHeldUser", "JobHeldAdmin"])
+def test_a_hold_that_people_put_on_a_job_is_respected(hold: str) -> None:
     fake = Fake({"n0": 1})
     one = site(fake=fake, gpu=2).run(20)
     (waiting,) = fake.waiting()
-    waiting.reason = "JobHeldUser"
+    waiting.reason = hold
     one.run(100)
     assert fake.waiting() == [waiting] and one.told("job_held") == []
 
@@ -472,6 +477,18 @@ def test_the_tail_idle_jobs_go_after_half_a_minute_and_busy_ones_stay() -> None:
     assert one.connected() == 3, "work came back"
 
 
+def test_workers_that_just_became_idle_are_kept_for_half_a_minute() -> None:
+    one = site().run(30)
+    one.rest(["100-3-0"])
+    one.run(10)
+    one.rest([f"100-{task}-0" for task in range(4)])
+    one.keeper.scale("gpu", 1)
+    one.run(22)
+    assert {job.id for job in one.fake.running()} == {"100_0", "100_1", "100_2"}
+    one.run(15)
+    assert len(one.fake.running()) == 1
+
+
 def test_a_moment_of_little_work_does_not_cost_a_place_in_the_queue() -> None:
     fake = Fake({"n0": 1})
     one = site(fake=fake, gpu=8).run(20)
@@ -515,6 +532,17 @@ def test_the_jobs_of_an_earlier_driver_are_taken_over() -> None:
     assert (facts["running"], facts["queued"], facts["reasons"]) == (3, 1, {"Resources": 1})
 
 
+def test_a_driver_that_knows_of_no_work_yet_gives_nothing_back() -> None:
+    fake = Fake({"n0": 2})
+    one = site(fake=fake).run(30)
+    one.driver()
+    one.needed["gpu"] = 0
+    one.run(25)
+    one.needed["gpu"] = 4
+    one.run(60)
+    assert fake.calls["sbatch"] == 1 and fake.calls["scancel"] == 0 and one.connected() == 2
+
+
 def test_nothing_is_submitted_before_squeue_has_answered() -> None:
     one = site()
     one.run(10)
@@ -544,6 +572,20 @@ def test_what_ended_before_a_driver_came_is_not_held_against_anybody() -> None:
     one.news.clear()
     one.run(30)
     assert one.connected() == 1 and one.told("job_ended") == [] and one.keeper.facts()["gpu"]["failures"] == 0
+
+
+def test_a_job_that_may_have_served_an_earlier_driver_did_not_fail_to_start() -> None:
+    one = site(slots=4, nodes=1).run(3)
+    one.driver()
+    for job in one.fake.running():
+        job.healthy = False
+    one.run(5)
+    for job in one.fake.running():
+        one.fake.end(job, "FAILED")
+    one.run(60)
+    facts = one.keeper.facts()["gpu"]
+    assert (facts["failures"], facts["excluded"], facts["connected"]) == (0, [], 4)
+    assert not any("words" in fact for fact in one.told("job_ended"))
 
 
 def test_closing_cancels_all_jobs_of_the_campaign_and_no_other() -> None:
@@ -642,6 +684,8 @@ def test_work_given_before_the_driver_was_told_is_not_cut_off() -> None:
     keeper.step()
     assert one.jobs() == 1
     assert keeper.leaving() == {seen[0].job}
+    keeper.step()
+    assert one.jobs() == 1
     keeper.look(one.needed, one.fake.seen(one.pools, {seen[0].worker}))
     keeper.step()
     assert one.jobs() == 1
@@ -726,6 +770,7 @@ def test_a_driver_and_the_keepers_thread_do_not_disturb_one_another() -> None:
         over.set()
         thread.join(60)
     assert broken == []
+    one.work = lambda worker: False
     one.keeper.scale("gpu", 20)
     one.run(300)
     assert one.jobs() == 20

@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from staffa.campaign.config import Declaration
 from staffa.campaign.machine import DRIVER, ClusterConfig, driver_shape
 from staffa.execution.ending import HANDOVER, Stop
 from staffa.execution.slurm.commands import Slurm, SlurmError
+from staffa.execution.slurm.reap import reap
 from staffa.execution.slurm.script import Launch, driver_script, job_name
 from staffa.storage.files import read_json, write_aside
 from staffa.storage.workspace import Workspace
@@ -27,6 +29,10 @@ from staffa.storage.workspace import Workspace
 SHARE = 0.2
 MARGIN_SECONDS = 15.0, 180.0
 """A driver makes room so long before its time is over: a share of what it had, within these bounds."""
+BRAKE_SECONDS = 15, 3600
+"""A driver that follows one which died starts so long after that one's start, at first and at most."""
+CANCEL_SECONDS = 60.0
+"""How long a cancelled driver may take to end."""
 
 
 def submit_driver(
@@ -36,6 +42,7 @@ def submit_driver(
     command: Sequence[str],
     *,
     after: str = "",
+    deaths: int = 0,
     slurm: Slurm | None = None,
 ) -> str:
     """Put a driver into the queue; returns its job.
@@ -43,13 +50,24 @@ def submit_driver(
     Arguments:
     - `command`: what follows the interpreter.
     - `after`: a job whose end, however it comes, is waited for.
+    - `deaths`: drivers before it that will have ended in a row without handing over.
     """
     launch = Launch(workspace.root, title, sys.executable, {}, machine.reconnect)
     workspace.logs.mkdir(parents=True, exist_ok=True)
-    script = driver_script(driver_shape(machine), launch, command)
+    shape = driver_shape(machine)
+    if deaths:
+        # Counted from now: it puts off only heirs of drivers that die soon, the more of them the longer.
+        wait = min(BRAKE_SECONDS[0] * 2 ** (deaths - 1), BRAKE_SECONDS[1])
+        shape = replace(shape, directives={"begin": f"now+{wait}", **shape.directives})
+    script = driver_script(shape, launch, command)
     job = str((slurm or Slurm()).submit(script, 0, dependency=f"afterany:{after}" if after else ""))
-    write_aside(workspace.driver_job, json.dumps({"job": job, "after": after, "at": time.time()}))
+    _remember(workspace, job, after, deaths)
     return job
+
+
+def _remember(workspace: Workspace, job: str, after: str, deaths: int) -> None:
+    facts = {"job": job, "after": after, "deaths": deaths, "at": time.time()}
+    write_aside(workspace.driver_job, json.dumps(facts))
 
 
 def drive_command(workspace: Workspace, cluster: str | None, overrides: Sequence[str]) -> list[str]:
@@ -59,8 +77,8 @@ def drive_command(workspace: Workspace, cluster: str | None, overrides: Sequence
 
 
 def freeze_machine(workspace: Workspace, declaration: Declaration) -> None:
-    """Write down the machine a detached driver is to use: it reads nobody's working folder."""
-    sections = declaration.campaign.model_dump(mode="json", by_alias=True, include={"cluster"})
+    """Write down the machine a detached driver is to use, and how: it reads nobody's working folder."""
+    sections = declaration.campaign.model_dump(mode="json", by_alias=True, include={"cluster", "execution"})
     write_aside(workspace.machine, json.dumps(sections, indent=1))
 
 
@@ -80,14 +98,29 @@ def queued_driver(workspace: Workspace, title: str, slurm: Slurm | None = None) 
     return next(((task.id, task.state) for task in found if task.state in ("PENDING", "RUNNING", "CONFIGURING")), None)
 
 
+def awaited(workspace: Workspace, slurm: Slurm | None = None) -> bool:
+    """Whether a driver is in the queue that will go on; where SLURM does not answer, that is assumed."""
+    try:
+        return queued_driver(workspace, workspace.root.name, slurm) is not None
+    except SlurmError:
+        return True
+
+
 def cancel_driver(workspace: Workspace, title: str, slurm: Slurm | None = None) -> str:
-    """Take a driver out of the queue; returns its job, or nothing."""
-    slurm = slurm or Slurm()
-    found = queued_driver(workspace, title, slurm)
-    if found is None:
-        return ""
-    slurm.cancel([found[0]])
-    return found[0]
+    """Take a driver, its heirs and the workers that wait for one out of the queue.
+
+    Returns the driver's job, or nothing. Raises `SlurmError` where SLURM does not answer.
+    """
+    slurm, name, first = slurm or Slurm(), driver_name(workspace, title), ""
+    until = time.monotonic() + CANCEL_SECONDS
+    # A driver that has just begun may still hand in its heir.
+    while (found := [task.id for task in slurm.tasks([name]) if not task.over]) and time.monotonic() < until:
+        first = first or found[0]
+        slurm.cancel(found)
+        time.sleep(0.5)
+    workspace.driver_job.unlink(missing_ok=True)
+    reap(workspace.root)
+    return first
 
 
 @contextlib.contextmanager
@@ -101,16 +134,23 @@ def succession(
 ) -> Iterator[None]:
     """Around a driver that is a job itself: its heir waits in the queue, and is let in in time."""
     slurm, job = slurm or Slurm(), os.environ["SLURM_JOB_ID"]
-    heir = submit_driver(workspace, title, machine, command, after=job, slurm=slurm)
+    facts = read_json(workspace.driver_job)
+    deaths = int(facts.get("deaths", 0)) if isinstance(facts, dict) else 0
+    heir = submit_driver(workspace, title, machine, command, after=job, deaths=deaths + 1, slurm=slurm)
     with contextlib.suppress(SlurmError):
         watch_end(stop, slurm.end_of(job))
     try:
         yield
     finally:
-        if stop.reason != HANDOVER:
-            with contextlib.suppress(SlurmError):
+        with contextlib.suppress(SlurmError, OSError):
+            if stop.reason != HANDOVER:
+                workspace.driver_job.unlink(missing_ok=True)
                 slurm.cancel([heir])
-            workspace.driver_job.unlink(missing_ok=True)
+            elif time.time() >= (stop.hand_over_at or math.inf) and slurm.state_of(heir) != "PENDING":
+                # It was lost, or taken out by hand: who wants the campaign to end says `staffa stop`.
+                submit_driver(workspace, title, machine, command, after=job, slurm=slurm)
+            else:
+                _remember(workspace, heir, job, 0)
 
 
 def watch_end(stop: Stop, ends: float | None) -> None:

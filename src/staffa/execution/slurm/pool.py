@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import random
 import socket
 import sys
@@ -62,7 +63,11 @@ def slurm_pool(
             finally:
                 thread.end()
     finally:
-        keeper.close(cancel=pool is None or not pool.kept)
+        left = keeper.close(cancel=pool is None or not pool.kept)
+        if left:
+            logging.getLogger("staffa").warning(
+                "jobs may be left in the queue: %s\n  staffa cluster reap %s", left, workspace.root
+            )
 
 
 class SlurmPool(Pool):

@@ -177,7 +177,8 @@ def _cancelled(holding: Holding, slurm: Slurm, numbers: set[str]) -> Holding:
                 except WorkspaceError as error:
                     return replace(holding, orphan=False, why=error.message)
                 stack.enter_context(lease)
-        slurm.cancel(holding.ids)
+        # Whole arrays: squeue may pass over a task of one (22.05), and all of them are this campaign's.
+        slurm.cancel(sorted({job.partition("_")[0] for job in holding.ids}))
     return replace(holding, cancelled=True)
 
 

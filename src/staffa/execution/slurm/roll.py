@@ -189,8 +189,10 @@ class Roll:
         job.phase = "ending" if task.state == "COMPLETING" else "running"
         job.stuck = False
         _idle(job, now)
-        told, job.announced = job.announced or not self._merged, True
-        return [] if told else [Change(job, "started", before)]
+        if job.announced or job.phase == "ending":
+            return []
+        job.announced = True
+        return [Change(job, "started", before)] if self._merged else []
 
     def _waits(self, job: Job, before: Phase) -> list[Change]:
         # A worker that is connected knows better than an answer which crossed its coming.

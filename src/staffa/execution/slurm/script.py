@@ -257,8 +257,9 @@ def _job(
     plain["time"] = walltime(shape.walltime) if header is not None else ""
     native = {key for key, value in plain.items() if kept.get(key) == value}
     skipped = ["#SBATCH"] if header is None else [NATIVE[key] for key in NATIVE.keys() - native]
+    job = slurm_job()  # outside: what its import adds to Dask's configuration is to stay
     with dask.config.set({f"jobqueue.{SECTION}": SETTINGS}):
-        return slurm_job()(
+        return job(
             scheduler=shlex.quote(str(launch.root)),
             name=name,
             config_name=SECTION,

@@ -24,10 +24,6 @@ from staffa.execution.slurm.worker import versions
 from staffa.storage.files import read_json, write_aside
 from staffa.storage.workspace import Workspace
 
-UNASKED = {"distributed.client.scheduler-info-interval": "1000 days"}
-"""The client asks now and then who the scheduler is, without its workers, and shows that answer to
-whoever has just asked for them: to the driver all workers would seem to have left."""
-
 
 @contextlib.contextmanager
 def served(workspace: Workspace, machine: ClusterConfig) -> Iterator[tuple[Client, Any]]:
@@ -46,7 +42,7 @@ def served(workspace: Workspace, machine: ClusterConfig) -> Iterator[tuple[Clien
         # The page has no login: it stays on this host, and is reached through ssh.
         "dashboard_address": f"127.0.0.1:{machine.dashboard_port if machine.dashboard else 0}",
     }
-    with dask.config.set({**SETTINGS, **UNASKED}), quiet(workspace), warnings.catch_warnings():
+    with dask.config.set(SETTINGS), quiet(workspace), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Port .* is already in use")
         try:
             cluster = SpecCluster(

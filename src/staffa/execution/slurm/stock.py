@@ -80,6 +80,8 @@ class Stock:
     def departures(self, now: float) -> Departures:
         """Jobs that are to go, waiting ones at once and running ones when idle."""
         stuck = [job for job in self.live() if job.stuck]
+        if self.need.workers is None:
+            return Departures(stuck)
         found = departures([job for job in self.live() if not job.stuck], self.target(), self.spent, now)
         return Departures(stuck + found.cancel, found.leave)
 

@@ -16,8 +16,9 @@ IDLE = 30.0
 class Need:
     """How many workers would have something to do: rises at once, falls when it has been lower for 30 s.
 
-    Between two steps of a campaign the need may be low for a moment; a place in the queue is not
-    given away for that.
+    Between two steps of a campaign the need may be low for a moment, and a driver that just came may
+    not know of any work yet; a place in the queue is not given away for that. `workers` is None until
+    something is known.
     """
 
     workers: int | None = None
@@ -29,7 +30,7 @@ class Need:
         return self._since is not None
 
     def tell(self, needed: int, now: float) -> None:
-        if self.workers is None or needed >= self.workers:
+        if needed >= (1 if self.workers is None else self.workers):
             self.workers, self._since = needed, None
         elif self._since is None:
             self._since, self._peak = now, needed
@@ -50,8 +51,8 @@ class Departures:
 def departures(jobs: Iterable[Job], target: int, spent: Collection[str], now: float) -> Departures:
     """Which of a pool's live jobs go, if `target` are wanted.
 
-    Waiting ones first, the newest of them first; then those that run idle; then busy ones, the one
-    that would end first. Jobs whose time left is too short for anything (`spent`) go in any case.
+    Waiting ones first, the newest of them first; then those that run idle, the longest first; then busy
+    ones, the one that would end first. Jobs whose time left is too short for anything (`spent`) go in any case.
     """
     live = list(jobs)
     over = [job for job in live if is_spent(job, spent, now)]
@@ -77,8 +78,9 @@ def is_spent(job: Job, spent: Collection[str], now: float) -> bool:
     return job.worked or job.age(now) > length / 2
 
 
-def _order(job: Job) -> tuple[bool, bool, bool, float, str]:
-    return (job.busy, not job.leaving, job.workers > 0, job.ends or math.inf, job.id)
+def _order(job: Job) -> tuple[bool, bool, bool, float, float, str]:
+    idle_since = math.inf if job.idle_since is None else job.idle_since
+    return (job.busy, not job.leaving, job.workers > 0, idle_since, job.ends or math.inf, job.id)
 
 
 def _idled(job: Job, now: float) -> bool:

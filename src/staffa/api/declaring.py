@@ -1,0 +1,116 @@
+"""What is declared: campaigns read, planned, and shown as the jobs they would become."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from staffa.campaign.config import Declaration
+from staffa.campaign.config import load as load_declaration
+from staffa.errors import ClusterError, ConfigError
+from staffa.storage.workspace import Workspace
+
+if TYPE_CHECKING:
+    from staffa.execution.prepare import Prepared
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """A declaration, ready to be planned and run."""
+
+    declaration: Declaration
+
+    @property
+    def root(self) -> Path:
+        """The folder the campaign lives in: `<storage.root>/<version>_<name>`."""
+        title = self.declaration.campaign.campaign
+        return Path(self.declaration.campaign.storage.root) / f"{title.version}_{title.name}"
+
+    def __repr__(self) -> str:
+        return f"Campaign({str(self.root)!r})"
+
+
+def load(
+    path: str | Path,
+    *,
+    cluster: str | None = None,
+    profile: str | None = None,
+    set: Iterable[str] = (),
+    **overrides: Any,
+) -> Campaign:
+    """Read a campaign file.
+
+    Arguments:
+    - `cluster`, `profile`: a cluster config's and a profile's name.
+    - `set`: `a.b=c` each, as on the command line.
+    - `overrides`: the same for Python: `replicates=2, sampling={"draws": 10}` or `sampling__draws=10`.
+
+    Raises `ConfigError` naming file, line, field, value.
+    """
+    said = [*set, *_dotted(overrides, Path(path).parent)]
+    return Campaign(load_declaration(path, cluster=cluster, profile=profile, overrides=said))
+
+
+def plan(campaign: Campaign | str | Path, **options: Any) -> Prepared:
+    """Unfold a campaign in memory: what will run, in how many batches and files. Writes nothing.
+
+    Raises `ConfigError` for what cannot be, a cluster's limits included where SLURM can be asked.
+    """
+    from staffa.execution.prepare import unfolded
+
+    campaign = campaign_of(campaign, options)
+    return replace(unfolded(campaign.declaration), cluster=_cluster_facts(campaign))
+
+
+def scripts(campaign: Campaign | str | Path, **options: Any) -> dict[str, str]:
+    """The job scripts a run would hand in, by pool; the detached driver's own is called `driver`."""
+    from staffa.execution.drive import job_scripts
+
+    campaign = campaign_of(campaign, options)
+    return job_scripts(Workspace(campaign.root.absolute()), campaign.declaration)
+
+
+def campaign_of(campaign: Campaign | str | Path, options: dict[str, Any]) -> Campaign:
+    if isinstance(campaign, Campaign):
+        if options:
+            raise ConfigError(f"options {sorted(options)} go to staffa.load, the campaign is already loaded")
+        return campaign
+    return load(campaign, **options)
+
+
+def _dotted(overrides: Mapping[str, Any], directory: Path, prefix: str = "") -> Iterator[str]:
+    """Python's overrides as `a.b=c`; a class stands for its reference, unless it lives in a notebook."""
+    import json
+
+    from staffa.experiment.registry import reference_of
+
+    for name, value in overrides.items():
+        path = prefix + name.replace("__", ".")
+        if isinstance(value, Mapping):
+            yield from _dotted(value, directory, path + ".")
+        elif isinstance(value, type):
+            yield f"{path}={json.dumps(reference_of(value, directory))}"
+        else:
+            yield f"{path}={json.dumps(value)}"
+
+
+@contextlib.contextmanager
+def located(declaration: Declaration) -> Iterator[None]:
+    """Put file and line in front of what SLURM or its limits object to."""
+    try:
+        yield
+    except (ConfigError, ClusterError) as error:
+        raise declaration.located(error) from None
+
+
+def _cluster_facts(campaign: Campaign) -> dict[str, Any]:
+    """What a campaign would ask of SLURM, compared with what there is; empty for other machines."""
+    if campaign.declaration.campaign.cluster.kind != "slurm":
+        return {}
+    from staffa.execution.drive import considered
+
+    with located(campaign.declaration):
+        return considered(Workspace(campaign.root.absolute()), campaign.declaration)

@@ -1,0 +1,140 @@
+"""Looking at a campaign on disk, from any process, while it runs or after."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from staffa.errors import ConfigError
+from staffa.storage.files import read_json
+from staffa.storage.lease import read_lease
+from staffa.storage.ledger import history, read_summary
+from staffa.storage.workspace import Workspace
+
+if TYPE_CHECKING:
+    from staffa.execution.ending import Ended
+    from staffa.views.results import Results
+
+QUEUE_SECONDS = 5.0
+"""How often the queue is asked for a driver that has yet to begin."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A campaign on disk, live or finished."""
+
+    root: Path
+    ended: Ended | None = None
+    """How the run that returned this object ended; None for an attached one."""
+    resumed: bool = False
+    """Whether the campaign had been planned before: an unchanged one is carried on."""
+
+    @property
+    def results(self) -> Results:
+        from staffa.views.results import Results
+
+        return Results(Workspace.open(self.root))
+
+    @property
+    def status(self) -> dict[str, Any]:
+        return status(self.root)
+
+    def query(self, sql: str) -> Any:
+        """Ask the archive in SQL over `draws`, `trials`, `failed`; a pandas frame."""
+        return self.results.query(sql)
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.root)!r})"
+
+
+def attach(root: str | Path) -> Run:
+    """Look at a campaign from any process, while it runs or after."""
+    return Run(Workspace.open(root).root)
+
+
+def status(root: str | Path) -> dict[str, Any]:
+    """The campaign in numbers, from the driver's summary, or from the stores if there is none."""
+    workspace = Workspace.open(root)
+    summary = read_summary(workspace) or {}
+    figures = dict(summary.get("figures") or {})
+    holder = read_lease(workspace.lease)
+    live = holder is not None and holder.alive()
+    if not live and (not figures or "ended" not in (summary.get("run") or {})):
+        # The driver died: its last summary is older than the last commit.
+        figures |= _counted(workspace)
+    # A detached driver (or an heir) that is still in the queue.
+    waiting = None if live else read_json(workspace.driver_job)
+    if not live:
+        figures |= {"flying": 0, "rate": 0.0, "eta": None, "stopping": ""}
+    return {
+        "root": str(workspace.root),
+        "live": live,
+        "driver": f"{holder.host}:{holder.pid}" if holder is not None and live else None,
+        "driver_job": waiting.get("job") if isinstance(waiting, dict) else None,
+        "figures": figures,
+        **{k: v for k, v in summary.items() if k != "figures"},
+    }
+
+
+def watch(root: str | Path, every: float = 2.0) -> Iterator[dict[str, Any]]:
+    """The campaign's status again and again, every so many seconds, until no driver is at work or in the queue."""
+    while True:
+        found = status(root)
+        yield found
+        if not found["live"] and not _awaited(root, found):
+            return
+        # Asking the queue costs SLURM something.
+        time.sleep(every if found["live"] else max(every, QUEUE_SECONDS))
+
+
+def _awaited(root: str | Path, found: Mapping[str, Any]) -> bool:
+    """Whether a detached driver has yet to begin, or hands over to the next."""
+    if not found["driver_job"]:
+        return False
+    from staffa.execution.slurm.driver import awaited
+
+    return awaited(Workspace.open(root))
+
+
+def explain(root: str | Path, trial: str, pool: str | None = None) -> dict[str, Any]:
+    """A trial's parameters, where it stands, its whole history, and why it waits or failed.
+
+    `explain(root, "pool", "gpu")` tells why a pool of workers is as it is.
+    """
+    from staffa.views.explain import explain_trial
+    from staffa.views.pools import explain_pool
+
+    workspace = Workspace.open(root)
+    if trial == "pool":
+        return explain_pool(workspace, pool or "")
+    if pool is not None:
+        raise ConfigError(f"{trial!r}, {pool!r}: one trial is explained at a time", f"staffa explain {root} {trial}")
+    return explain_trial(workspace, trial)
+
+
+def usage(root: str | Path) -> dict[str, Any]:
+    """Node-hours and GPU-hours: useful, compiling, waiting, lost; and what the site's accounting says."""
+    from staffa.execution.slurm.driver import accounted
+    from staffa.views.usage import usage_facts
+
+    workspace = Workspace.open(root)
+    return usage_facts(workspace, lambda pools, since: accounted(workspace, pools, since))
+
+
+def events(root: str | Path) -> Iterator[dict[str, Any]]:
+    """The campaign's history, oldest first."""
+    return history(Workspace.open(root))
+
+
+def _counted(workspace: Workspace) -> dict[str, Any]:
+    """Numbers from the stores alone, where no driver left a summary."""
+    from staffa.execution.prepare import load_plan, open_stores
+    from staffa.execution.tally import counted
+
+    found = load_plan(workspace)
+    # Supplements are called `part-00007-s1`: they belong to a part that counts already.
+    sealed = sum(1 for path in workspace.trials_archive.glob("part-*.parquet") if path.stem.count("-") == 1)
+    return {**counted(found, open_stores(workspace, found)), "sealed": sealed}

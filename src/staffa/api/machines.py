@@ -1,0 +1,45 @@
+"""The machine itself: what is wrong with it, and which jobs nobody wants any more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    pass
+
+
+def doctor(
+    cluster: str | None = None,
+    *,
+    set: Iterable[str] = (),
+    patience: float = 120.0,
+    tell: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
+    """Check this machine, and the cluster a config names; every check with what mends it.
+
+    Arguments:
+    - `patience`: seconds a probe job may wait in the queue.
+    - `tell`: told what is being waited for.
+    """
+    from staffa.campaign.config import load_machine
+    from staffa.doctor import examine, facts
+
+    found = load_machine(cluster, overrides=set)
+    checks = examine(
+        found.cluster,
+        Path(found.storage.root),
+        x64=found.execution.x64,
+        prng=found.execution.prng,
+        patience=patience,
+        tell=tell or (lambda text: None),
+    )
+    return facts(checks)
+
+
+def reap(run: str | Path | None = None, *, dry_run: bool = False) -> dict[str, Any]:
+    """Cancel the jobs of campaigns that nobody drives; `dry_run` only lists them."""
+    from staffa.execution.slurm.reap import reap as reap_jobs
+
+    return reap_jobs(run, dry_run=dry_run)
