@@ -13,8 +13,8 @@ from staffa.experiment.protocol import Experiment
 __version__ = "0.1.0"
 
 _LAZY = (
-    "Campaign", "Run", "attach", "consolidate", "explain", "graph", "load", "plan", "resume", "retry", "run", "scale",
-    "status", "stop", "watch",
+    "Campaign", "Run", "attach", "consolidate", "deregister", "explain", "graph", "load", "plan", "register", "resume",
+    "retry", "run", "runtime", "scale", "status", "stop", "validate", "watch",
 )  # fmt: skip
 
 __all__ = [
@@ -28,16 +28,22 @@ __all__ = [
     "WorkspaceError",
     "attach",
     "consolidate",
+    "deregister",
+    "expand",
     "explain",
     "graph",
     "load",
     "plan",
+    "register",
+    "reconcile",
     "resume",
     "retry",
     "run",
+    "runtime",
     "scale",
-    "status",
+    "shrink", "status",
     "stop",
+    "validate",
     "watch",
 ]
 

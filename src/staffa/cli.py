@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from staffa.commands import Commands
 from staffa.errors import ClusterError, StaffaError, near
 
 # `staffa --help` has to answer at once: whatever is heavy is imported by the command that needs it.
@@ -30,6 +31,7 @@ DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS})
 
 app = typer.Typer(
     name="staffa",
+    cls=Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -42,6 +44,10 @@ config_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look
 app.add_typer(config_app, name="config")
 cluster_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at the jobs a campaign hands in.")
 app.add_typer(cluster_app, name="cluster")
+profile_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at a workflow's profiles.")
+app.add_typer(profile_app, name="profile")
+plugins_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at what is plugged in.")
+app.add_typer(plugins_app, name="plugins")
 
 CampaignFile = Annotated[Path, typer.Argument(help="The campaign's YAML file.", show_default=False)]
 RunFolder = Annotated[
@@ -56,7 +62,17 @@ Cluster = Annotated[
 Profile = Annotated[
     str | None, typer.Option(metavar="NAME", help="A profile beside the campaign file.", show_default=False)
 ]
+Workflow = Annotated[
+    Path | None, typer.Option(metavar="FOLDER", help="The folder whose profiles are meant.", show_default=False)
+]
+Place = Annotated[
+    Path, typer.Argument(metavar="[CAMPAIGN]", help="A campaign file, or its folder.", show_default=False)
+]
 Dirty = Annotated[bool, typer.Option("--allow-dirty", help="Run although the code differs from its commit.")]
+Tag = Annotated[bool, typer.Option("--tag", help="Make a git tag for this production: staffa/<version>_<name>.")]
+TagSuffix = Annotated[
+    str | None, typer.Option(metavar="WORD", help="The same, with _WORD behind its name.", show_default=False)
+]
 Accept = Annotated[
     bool, typer.Option("--accept-code-change", help="Go on although the model's code has changed; it is recorded.")
 ]
@@ -74,6 +90,7 @@ def plan(
     set_: Set = None,
     cluster: Cluster = None,
     profile: Profile = None,
+    workflow: Workflow = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -84,14 +101,37 @@ def plan(
     from staffa import api
     from staffa.views import report
 
-    declared = api.load(campaign, cluster=cluster, profile=profile, set=set_ or ())
+    declared = api.load(campaign, cluster=cluster, profile=profile, workflow=workflow, set=set_ or ())
     found = api.plan(declared)
     facts = report.plan_facts(found.plan, declared.root, found.bytes, found.files)
     facts["cluster"] = dict(found.cluster)
-    options = {"--cluster": cluster, "--profile": profile}
+    facts["run_hash"] = run_hash(declared.declaration, found.plan.code)
+    options = {"--cluster": cluster, "--profile": profile, "--workflow": workflow and str(workflow)}
     named = [word for name, value in options.items() if value for word in (name, value)]
     facts["next"] = shlex.join(["staffa", "run", str(campaign), *named, *(w for s in set_ or () for w in ("--set", s))])
     _say(facts, report.plan_sheet, as_json)
+
+
+@app.command()
+def validate(
+    campaign: CampaignFile,
+    set_: Set = None,
+    cluster: Cluster = None,
+    profile: Profile = None,
+    workflow: Workflow = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Tell everything that is wrong with a campaign file.
+
+    Exit code 2 where it could not run; warnings alone are 0.
+    """
+    from staffa import api
+    from staffa.views import declared
+
+    facts = api.validate(campaign, cluster=cluster, profile=profile, workflow=workflow, set=set_ or ())
+    _say(facts, declared.validation_sheet, as_json)
+    raise typer.Exit(OK if facts["valid"] else BAD_INPUT)
 
 
 @app.command()
@@ -100,7 +140,10 @@ def run(
     set_: Set = None,
     cluster: Cluster = None,
     profile: Profile = None,
+    workflow: Workflow = None,
     allow_dirty: Dirty = False,
+    tag: Tag = False,
+    tag_suffix: TagSuffix = None,
     accept_code_change: Accept = False,
     detach: Detach = False,
     insecure: Insecure = False,
@@ -110,7 +153,9 @@ def run(
     """Run a campaign, or resume it where it stands."""
     from staffa import api
 
-    declared = api.load(campaign, cluster=cluster, profile=profile, set=[*(set_ or ()), *_open(insecure)])
+    declared = api.load(
+        campaign, cluster=cluster, profile=profile, workflow=workflow, set=[*(set_ or ()), *_open(insecure)]
+    )
     _ended(
         declared.root,
         as_json,
@@ -252,6 +297,95 @@ def retry(run: RunFolder, as_json: Json = False, debug: Debug = False) -> None:
     _say_reply(reply, f"{number(reply.get('trials', 0), 'trial')} will be tried again", run, as_json)
 
 
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be; change nothing.")]
+GrownFile = Annotated[
+    Path | None, typer.Argument(metavar="[CAMPAIGN]", help="The changed campaign file.", show_default=False)
+]
+Replicates = Annotated[int | None, typer.Option(min=1, help="So many from now on.", show_default=False)]
+
+
+@app.command()
+def expand(
+    run: RunFolder,
+    campaign: GrownFile = None,
+    set_: Set = None,
+    replicates: Replicates = None,
+    cluster: Cluster = None,
+    profile: Profile = None,
+    readmit: Annotated[bool, typer.Option("--readmit", help="Bring back all that was dropped, too.")] = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Let a campaign grow: more values, axes, replicates.
+
+    Trials that stand are left alone, whatever the order of values. Also while the campaign runs.
+    `--set space[0].grid.scale='[1, 2, 3]'` reaches into the space.
+    """
+    from staffa import api
+    from staffa.views.growth import growth_sheet
+
+    facts = api.expand(
+        run,
+        campaign,
+        replicates=replicates,
+        set=set_ or (),
+        cluster=cluster,
+        profile=profile,
+        readmit=readmit,
+        dry_run=dry_run,
+    )
+    _say(facts, growth_sheet, as_json)
+    raise typer.Exit(OK if facts["done"] else INFRASTRUCTURE)
+
+
+@app.command()
+def shrink(
+    run: RunFolder,
+    campaign: GrownFile = None,
+    where: Annotated[
+        str | None, typer.Option(metavar="SQL", help="Over the parameters: temperature > 5.", show_default=False)
+    ] = None,
+    set_: Set = None,
+    replicates: Replicates = None,
+    cluster: Cluster = None,
+    profile: Profile = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Drop trials that were not issued yet.
+
+    Those a condition names, or those outside of a smaller space. `expand` brings them back.
+    """
+    from staffa import api
+    from staffa.views.growth import growth_sheet
+
+    facts = api.shrink(
+        run,
+        campaign,
+        where=where,
+        replicates=replicates,
+        set=set_ or (),
+        cluster=cluster,
+        profile=profile,
+        dry_run=dry_run,
+    )
+    _say(facts, growth_sheet, as_json)
+    raise typer.Exit(OK if facts["done"] else INFRASTRUCTURE)
+
+
+@app.command()
+def reconcile(run: RunFolder, as_json: Json = False, debug: Debug = False) -> None:
+    """Look again for the files trials need; admit those whose files came."""
+    from staffa import api
+    from staffa.views.growth import growth_sheet
+
+    facts = api.reconcile(run)
+    _say(facts, growth_sheet, as_json)
+    raise typer.Exit(OK if facts["done"] else INFRASTRUCTURE)
+
+
 @app.command()
 def explain(
     run: RunFolder,
@@ -278,6 +412,47 @@ def usage(run: RunFolder, as_json: Json = False, debug: Debug = False) -> None:
     from staffa.views.usage import usage_sheet
 
     _say(api.usage(run), usage_sheet, as_json)
+
+
+@app.command()
+def diff(
+    a: Annotated[Path, typer.Argument(help="A campaign's folder, or a campaign file.", show_default=False)],
+    b: Annotated[Path, typer.Argument(help="Another one.", show_default=False)],
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Show what differs between two campaigns.
+
+    Values, code, packages, machine, seeds, trials, outcomes, results. Exit code 0: nothing; 1: something.
+    """
+    from staffa import api
+    from staffa.views.diff import diff_sheet
+
+    facts = api.diff(a, b)
+    _say(facts, diff_sheet, as_json)
+    raise typer.Exit(0 if facts["same"] else 1)
+
+
+@app.command()
+def reproduce(
+    run: RunFolder,
+    trials: Annotated[int, typer.Option(metavar="K", help="How many random trials to run again.")] = 3,
+    seed: Annotated[int | None, typer.Option(min=0, help="Decides which.", show_default=False)] = None,
+    tolerance: Annotated[float, typer.Option(help="Of values outside the recorded program, relative to 1 or more.")] = 1e-6,
+    width: Annotated[int | None, typer.Option(help="Lanes of a call; as recorded.", show_default=False)] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Run some trials again, and compare with what was recorded.
+
+    Bit for bit in the recorded program, elsewhere within the tolerance. Exit code 0: they agree; 1: not.
+    """
+    from staffa import api
+    from staffa.views.reproduced import reproduced_sheet
+
+    facts = api.reproduce(run, trials=trials, seed=seed, tolerance=tolerance, width=width)
+    _say(facts, reproduced_sheet, as_json)
+    raise typer.Exit(facts["exit_code"])
 
 
 @app.command()
@@ -315,22 +490,35 @@ def query(
 
 @app.command()
 def doctor(
+    run: Annotated[
+        Path | None, typer.Argument(help="A campaign's folder: looked at instead.", show_default=False)
+    ] = None,
     set_: Set = None,
     cluster: Cluster = None,
+    fail_on_warning: Annotated[
+        bool, typer.Option("--fail-on-warning", help="Exit code 1 where something warns.")
+    ] = False,
     wait: Annotated[
         float, typer.Option(min=1, metavar="SECONDS", help="How long a probe job may wait in the queue.")
     ] = 120.0,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Check this machine, and a cluster; tell what mends each fault.
+    """Check this machine, a cluster or a campaign's folder.
 
-    With --cluster a short job in each pool looks at its compute nodes.
+    Each fault comes with what mends it. With --cluster a short job in each pool looks at its compute nodes.
     """
     from staffa import api
     from staffa.views import checks
 
-    facts = api.doctor(cluster, set=set_ or (), patience=wait, tell=None if as_json else _tell)
+    facts = api.doctor(
+        cluster,
+        run=run,
+        set=set_ or (),
+        fail_on_warning=fail_on_warning,
+        patience=wait,
+        tell=None if as_json else _tell,
+    )
     _say(facts, checks.doctor_sheet, as_json)
     raise typer.Exit(facts["exit_code"])
 
@@ -341,6 +529,7 @@ def config_explain(
     set_: Set = None,
     cluster: Cluster = None,
     profile: Profile = None,
+    workflow: Workflow = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -349,16 +538,63 @@ def config_explain(
     from staffa.campaign import config
     from staffa.views import report
 
-    declared = api.load(campaign, cluster=cluster, profile=profile, set=set_ or ())
+    declared = api.load(campaign, cluster=cluster, profile=profile, workflow=workflow, set=set_ or ())
     _say(report.config_facts(config.explain(declared.declaration)), report.config_sheet, as_json)
 
 
 @config_app.command("schema")
-def config_schema(as_json: Json = False, debug: Debug = False) -> None:
+def config_schema(
+    of: Annotated[str, typer.Argument(metavar="[campaign|cluster|profile]", help="Which kind of file.")] = "campaign",
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
     """Print the JSON schema of a campaign file, for editors."""
     from staffa.campaign import config
 
-    _write(json.dumps(config.json_schema(), indent=2))
+    _write(json.dumps(config.json_schema(of), indent=2))
+
+
+@profile_app.command("list")
+def profile_list(
+    place: Place = Path(),
+    workflow: Workflow = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """List the profiles beside a campaign file."""
+    from staffa import api
+    from staffa.views import declared
+
+    _say(api.profiles(place, workflow=workflow), declared.profiles_sheet, as_json)
+
+
+@profile_app.command("describe")
+def profile_describe(
+    name: Annotated[str, typer.Argument(help="The profile's name.", show_default=False)],
+    place: Place = Path(),
+    workflow: Workflow = None,
+    form: Annotated[str, typer.Option("--format", metavar="yaml|json", help="How to show it.")] = "yaml",
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Show everything a profile says."""
+    from staffa import api
+    from staffa.campaign import profiles
+
+    _write(profiles.shown(api.profile(name, place, workflow=workflow), "json" if as_json else form))
+
+
+@plugins_app.command("list")
+def plugins_list(
+    family: Annotated[str | None, typer.Option(metavar="NAME", help="Only this family.", show_default=False)] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """List all plug-ins, where each comes from and whether it works."""
+    from staffa import api
+    from staffa.views import declared
+
+    _say(api.plugins(family), declared.plugins_sheet, as_json)
 
 
 @cluster_app.command("script")
@@ -367,13 +603,14 @@ def cluster_script(
     set_: Set = None,
     cluster: Cluster = None,
     profile: Profile = None,
+    workflow: Workflow = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Print the job scripts a run would hand in, one for each pool."""
     from staffa import api
 
-    scripts = api.scripts(api.load(campaign, cluster=cluster, profile=profile, set=set_ or ()))
+    scripts = api.scripts(api.load(campaign, cluster=cluster, profile=profile, workflow=workflow, set=set_ or ()))
     _write(json.dumps(scripts, indent=2) if as_json else "\n".join(scripts.values()))
 
 
@@ -442,6 +679,12 @@ def _ended(root: Path, as_json: bool, drive: Callable[[], Run]) -> None:
 
 def _open(insecure: bool) -> list[str]:
     return ["cluster.insecure=true"] * insecure
+
+
+def _tag(wanted: bool, suffix: str | None) -> list[str]:
+    if suffix is not None:
+        return [f"campaign.tag={json.dumps(suffix)}"]
+    return ["campaign.tag=true"] * wanted
 
 
 def _progress(silent: bool) -> bool | None:

@@ -38,6 +38,7 @@ def load(
     *,
     cluster: str | None = None,
     profile: str | None = None,
+    workflow: str | Path | None = None,
     set: Iterable[str] = (),
     **overrides: Any,
 ) -> Campaign:
@@ -45,13 +46,51 @@ def load(
 
     Arguments:
     - `cluster`, `profile`: a cluster config's and a profile's name.
+    - `workflow`: folder whose `profiles/` are meant; the campaign file's by default.
     - `set`: `a.b=c` each, as on the command line.
     - `overrides`: the same for Python: `replicates=2, sampling={"draws": 10}` or `sampling__draws=10`.
 
-    Raises `ConfigError` naming file, line, field, value.
+    What is left out is taken from the block around (`staffa.runtime`). Raises `ConfigError` naming file,
+    line, field, value.
     """
     said = [*set, *_dotted(overrides, Path(path).parent)]
-    return Campaign(load_declaration(path, cluster=cluster, profile=profile, overrides=said))
+    return Campaign(read(path, cluster=cluster, profile=profile, workflow=workflow, overrides=said))
+
+
+def validate(
+    path: str | Path,
+    *,
+    cluster: str | None = None,
+    profile: str | None = None,
+    workflow: str | Path | None = None,
+    set: Iterable[str] = (),
+) -> dict[str, Any]:
+    """Everything that is wrong with a campaign file: file, line, field, value, hint; arguments as for `load`."""
+    from staffa.execution.validation import validation
+
+    return validation(path, overrides=tuple(set), **defaults(cluster, profile, workflow))
+
+
+def profiles(place: str | Path = ".", *, workflow: str | Path | None = None) -> dict[str, Any]:
+    """The profiles beside a campaign file, or in a workflow's folder."""
+    from staffa.campaign.profiles import folder, listed
+
+    found = folder(Path(place), workflow if workflow is not None else current().workflow)
+    return {"folder": str(found), "profiles": list(listed(found))}
+
+
+def profile(name: str, place: str | Path = ".", *, workflow: str | Path | None = None) -> dict[str, Any]:
+    """Everything a profile says."""
+    from staffa.campaign.profiles import described, find, folder
+
+    return described(find(name, folder(Path(place), workflow if workflow is not None else current().workflow)))
+
+
+def plugins(family: str | None = None) -> dict[str, Any]:
+    """All plug-ins, or those of a family: where each comes from, and whether it can be used."""
+    from staffa.experiment.plugins import facts, listed
+
+    return facts(listed(family))
 
 
 def plan(campaign: Campaign | str | Path, **options: Any) -> Prepared:

@@ -11,6 +11,7 @@ from staffa.api.declaring import Campaign, campaign_of, located
 from staffa.api.looking import Run, status
 from staffa.campaign.config import Declaration, load_frozen
 from staffa.errors import ClusterError, ConfigError, WorkspaceError
+from staffa.experiment.plugins import exported
 from staffa.storage import control
 from staffa.storage.files import DISK
 from staffa.storage.lease import Holder, Lease, read_lease
@@ -20,9 +21,12 @@ from staffa.storage.workspace import Workspace
 if TYPE_CHECKING:
     from staffa.execution.chronicle import Listener
     from staffa.execution.ending import Ended
+    from staffa.execution.growing import Proposal
     from staffa.execution.prepare import Prepared
 
 ANSWER_SECONDS = 30.0
+PROPOSALS = 5
+"""How often a change is proposed anew, where the campaign has changed meanwhile."""
 
 
 def run(
@@ -55,17 +59,20 @@ def run(
         client = cluster.get_client()
     _check_detachable(detach, client)
     campaign = campaign_of(campaign, options)
+    exported()  # refuses what workers could not import
     workspace = Workspace(campaign.root.absolute())
     resumed, prepared = workspace.is_planned, None
     if not resumed:
         from staffa.execution.prepare import unfolded
 
         _check_dirty(campaign.declaration, allow_dirty)
+        _check_tag(campaign.declaration)
         prepared = unfolded(campaign.declaration)
     if client is None:
         _check_machine(workspace, campaign.declaration, detach)
     with driven(workspace) as lease:
         planned(workspace, campaign.declaration, prepared)
+        _tagged(workspace, campaign.declaration)
         if not detach:
             ended = _drive(
                 workspace,
@@ -87,7 +94,7 @@ def resume(
     client: Any = None,
     accept_code_change: bool = False,
     listeners: Iterable[Listener] = (),
-    cluster: str | None = None,
+    cluster: str | Path | None = None,
     set: Iterable[str] = (),
     detach: bool = False,
     progress: bool | None = None,
@@ -101,12 +108,14 @@ def resume(
     from staffa.execution.prepare import check_unchanged
 
     _check_detachable(detach, client)
+    cluster = cluster if cluster is not None else current().cluster
     workspace = Workspace.open(root)
     declaration = load_frozen(workspace.campaign_yaml, directory=workspace.code, cluster=cluster, overrides=tuple(set))
     check_unchanged(declaration, workspace)
     if client is None:
         _check_machine(workspace, declaration, detach)
     with driven(workspace) as lease:
+        _tagged(workspace, declaration)
         if not detach:
             ended = _drive(
                 workspace,
@@ -164,20 +173,16 @@ def stop(root: str | Path) -> dict[str, Any]:
     return {"done": True, "why": f"the driver's job {job} was cancelled" if job else "no driver is running"}
 
 
-def retry(root: str | Path) -> dict[str, Any]:
-    """Try failed and quarantined trials again: by the live driver, or at the next `resume`."""
-    workspace = Workspace.open(root)
-    if _alive(workspace):
-        return _ask(workspace, "retry")
-    from staffa.execution.prepare import load_plan, open_stores
-    from staffa.execution.tally import failed_trials
 
-    count = 0
-    with driven(workspace) as lease, Ledger.open(workspace, lease) as ledger:
-        for trial in failed_trials(open_stores(workspace, load_plan(workspace))):
-            ledger.append({"event": "readmitted", "trial": trial})
-            count += 1
-    return {"done": True, "trials": count, "next": f"staffa {'resume' if count else 'status'} {root}"}
+
+
+
+
+
+
+
+
+
 
 
 def scale(root: str | Path, workers: Mapping[str, int] | Iterable[str]) -> dict[str, Any]:
@@ -227,6 +232,25 @@ def _check_dirty(declaration: Declaration, allow: bool) -> None:
         )
 
 
+def _check_tag(declaration: Declaration) -> None:
+    """Refuse a production whose tag cannot be made, before anything is written."""
+    from staffa.storage.versioning import check_tag, tag_name
+
+    title = declaration.campaign.campaign
+    if title.tag:
+        with located(declaration):
+            check_tag(declaration.directory, tag_name(title.version, title.name, title.tag))
+
+
+def _tagged(workspace: Workspace, declaration: Declaration) -> None:
+    """Tag a production that is planned, unless it is tagged already."""
+    from staffa.storage.versioning import settle_tag, tag_name
+
+    title = declaration.campaign.campaign
+    if title.tag:
+        settle_tag(workspace, tag_name(title.version, title.name, title.tag))
+
+
 def planned(workspace: Workspace, declaration: Declaration, prepared: Prepared | None) -> None:
     """Write the plan down, or make sure that the one that stands is the one that is meant."""
     from staffa.execution.prepare import check_unchanged, create
@@ -237,34 +261,10 @@ def planned(workspace: Workspace, declaration: Declaration, prepared: Prepared |
         create(prepared, workspace)
 
 
-@contextlib.contextmanager
-def driven(workspace: Workspace) -> Iterator[Lease]:
-    """Hold the lease of a workspace. A first plan is checked before: here folders are made."""
-    with _disk_told(workspace):
-        Workspace.create(workspace.root)
-        with Lease.acquire(workspace.lease, over=_over) as lease:
-            yield lease
 
 
-def _over(holder: Holder) -> bool:
-    """Whether a driver that ran as a job has ended, as SLURM knows."""
-    if not holder.job:
-        return False
-    from staffa.execution.slurm.driver import job_over
-
-    return job_over(holder.job)
 
 
-@contextlib.contextmanager
-def _disk_told(workspace: Workspace) -> Iterator[None]:
-    """Turn a full or broken disk, where nobody waits for room, into an error that says what to do."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in DISK:
-            raise
-        again = f"staffa resume {workspace.root}" if workspace.is_planned else "the same command again"
-        raise ClusterError(f"the disk fails: {error}", f"make room, then: {again}") from error
 
 
 def _drive(
@@ -284,6 +284,10 @@ def _drive(
 
     with contextlib.ExitStack() as stack:
         heard = [*listeners]
+        if not seal:
+            from staffa.execution.company import company
+
+            heard += company(workspace, declaration, lease.lease_id)
         if progress is not False and not seal:
             from staffa.views.live import follow
 
@@ -299,15 +303,5 @@ def _detached(workspace: Workspace, declaration: Declaration, accept: bool, resu
     return Run(workspace.root, None, resumed)
 
 
-def _alive(workspace: Workspace) -> bool:
-    holder = read_lease(workspace.lease)
-    return holder is not None and holder.alive()
 
 
-def _ask(workspace: Workspace, verb: str, **arguments: Any) -> dict[str, Any]:
-    request = control.ask(workspace, verb, **arguments)
-    reply = control.wait_answer(workspace, request, ANSWER_SECONDS)
-    if reply is None:
-        control.withdraw(workspace, request)
-        return {"done": False, "why": f"the driver did not answer within {ANSWER_SECONDS:.0f} s"}
-    return reply

@@ -73,7 +73,7 @@ def _numbered(found: Any, batch: int) -> tuple[int, int]:
 def _place(workspace: Workspace, found: Any, trial: int | str) -> tuple[int, int]:
     from staffa.storage.roster import find_trial
 
-    row = find_trial(workspace.trials(found.generation), str(trial))
+    row = find_trial(workspace.rosters, str(trial))
     if row is None:
         raise ConfigError(
             f"{trial!r} is no trial of {workspace.root}", "give its index, or the beginning of its digest"

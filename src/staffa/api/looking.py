@@ -69,8 +69,11 @@ def status(root: str | Path) -> dict[str, Any]:
     waiting = None if live else read_json(workspace.driver_job)
     if not live:
         figures |= {"flying": 0, "rate": 0.0, "eta": None, "stopping": ""}
+    provenance = read_json(workspace.provenance) or {}
     return {
         "root": str(workspace.root),
+        "run_hash": provenance.get("run_hash"),
+        "tags": sorted(provenance.get("tags") or {}),
         "live": live,
         "driver": f"{holder.host}:{holder.pid}" if holder is not None and live else None,
         "driver_job": waiting.get("job") if isinstance(waiting, dict) else None,
@@ -122,6 +125,12 @@ def usage(root: str | Path) -> dict[str, Any]:
 
     workspace = Workspace.open(root)
     return usage_facts(workspace, lambda pools, since: accounted(workspace, pools, since))
+
+
+
+
+
+
 
 
 def events(root: str | Path) -> Iterator[dict[str, Any]]:

@@ -11,31 +11,41 @@ if TYPE_CHECKING:
 
 
 def doctor(
-    cluster: str | None = None,
+    cluster: str | Path | None = None,
     *,
+    run: str | Path | None = None,
     set: Iterable[str] = (),
+    fail_on_warning: bool = False,
     patience: float = 120.0,
     tell: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Check this machine, and the cluster a config names; every check with what mends it.
 
     Arguments:
+    - `run`: a campaign's folder: it is looked at instead of the machine.
+    - `fail_on_warning`: have `exit_code` be 1 where something warns and nothing failed.
     - `patience`: seconds a probe job may wait in the queue.
     - `tell`: told what is being waited for.
     """
     from staffa.campaign.config import load_machine
     from staffa.doctor import examine, facts
 
-    found = load_machine(cluster, overrides=set)
+    if run is not None:
+        from staffa.execution.upkeep import campaign_folder
+
+        return facts(campaign_folder(Workspace.open(run)), fail_on_warning=fail_on_warning)
+    found = load_machine(cluster if cluster is not None else current().cluster, overrides=set)
     checks = examine(
         found.cluster,
         Path(found.storage.root),
         x64=found.execution.x64,
         prng=found.execution.prng,
+        telemetry=getattr(found.execution, "telemetry", True),
+        workers=found.execution.workers,
         patience=patience,
         tell=tell or (lambda text: None),
     )
-    return facts(checks)
+    return facts(checks, fail_on_warning=fail_on_warning)
 
 
 def reap(run: str | Path | None = None, *, dry_run: bool = False) -> dict[str, Any]:

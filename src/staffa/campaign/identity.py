@@ -30,6 +30,10 @@ FREE = (
     "execution.patience",
     "archive.every",
     "storage.root",
+    "execution.telemetry",
+    "alerts",
+    "hooks",
+    "trackers",
 )
 """Values that may change when a campaign is resumed: nothing of them changes what is computed or stored."""
 

@@ -13,9 +13,11 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, StrictBool, model_serializer, model_validator
+from pydantic_core import PydanticCustomError
 
 from staffa.campaign.fields import Count, Natural, Section, Size, Span, clash, integer
 from staffa.campaign.words import Directive, Directives, Line, Place, Program, Prologue, Variables
+from staffa.experiment.plugins import offers
 
 Task = Literal["sample", "reduce"]
 WORK: tuple[Task, ...] = ("sample", "reduce")
@@ -64,6 +66,18 @@ def _pool_name(name: str) -> str:
     if name in (DRIVER, ALLOCATION):
         raise ValueError("is a name Staffa needs itself: call the pool something else")
     return name
+
+
+KINDS = ("local", "slurm", "allocation")
+"""What starts the workers; plug-ins of family `clusters` bring others."""
+
+
+def _kind(name: Any) -> str:
+    known = [*KINDS, *(offer.name for offer in offers("clusters"))] if name not in KINDS else KINDS
+    if name not in known:
+        expected = ", ".join(f"'{word}'" for word in known[:-1]) + f" or '{known[-1]}'"
+        raise PydanticCustomError("literal_error", "", {"expected": expected})
+    return str(name)
 
 
 PoolName = Annotated[str, AfterValidator(_pool_name)]
@@ -175,7 +189,7 @@ class SubmitConfig(Section):
 class ClusterConfig(Section):
     """Section `cluster`: the machine. It usually has a file of its own, `cluster_configs/<name>.yaml`.
 
-    Three kinds, and what each may say besides `dashboard` and `dashboard_port`:
+    Three kinds, and those of plug-ins; what each may say besides `dashboard` and `dashboard_port`:
 
     - `local`: processes on this machine. `workers`, `memory`.
     - `slurm`: jobs in named `pools`; everything else below but `workers` and `memory`. `defaults` holds
@@ -184,6 +198,7 @@ class ClusterConfig(Section):
       own): no pools, nothing is submitted. `interface`, `insecure`, `reconnect`, and in `defaults`
       what still has a meaning there: `workers_per_gpu`, `workers_per_node`, `python`, `container`,
       `stage`, `environment`, `prologue`, `interface`.
+    - that of a plug-in (family `clusters`): what the plug-in listens to; its own settings under `options`.
 
     What a pool asks for on each node unless it says so itself (with GPUs: for each of them):
 
@@ -195,8 +210,11 @@ class ClusterConfig(Section):
         balanced (default)    0       4   16 GiB
     """
 
-    kind: Literal["local", "slurm", "allocation"] = Field(
-        default="local", description="What starts the workers: local, slurm or allocation."
+    kind: Annotated[str, BeforeValidator(_kind)] = Field(
+        default="local", description="What starts the workers: local, slurm, allocation, or a plug-in's name."
+    )
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="What a plug-in's kind wants to know besides: {NAME: value}."
     )
     workers: Count | None = Field(
         default=None, description="Worker processes of kind local; null for `execution.workers`."
@@ -231,7 +249,7 @@ class ClusterConfig(Section):
     @model_validator(mode="after")
     def _kind_fits(self) -> ClusterConfig:
         for name in _changed(self):
-            if name in MEANINGLESS[self.kind]:
+            if name in MEANINGLESS.get(self.kind, ()):
                 text = f"has no meaning with cluster.kind: {self.kind}"
                 raise clash(f"cluster.{name}", text, _INSTEAD.get((self.kind, name), "take it out"))
         if self.kind == "allocation":
@@ -262,9 +280,9 @@ class ClusterConfig(Section):
 
 _QUEUE = ("poll", "submit", "failures", "driver", "pools")
 MEANINGLESS: Mapping[str, tuple[str, ...]] = {
-    "local": ("interface", "insecure", "reconnect", "defaults", *_QUEUE),
-    "slurm": ("workers", "memory"),
-    "allocation": ("workers", "memory", *_QUEUE),
+    "local": ("interface", "insecure", "reconnect", "defaults", "options", *_QUEUE),
+    "slurm": ("workers", "memory", "options"),
+    "allocation": ("workers", "memory", "options", *_QUEUE),
 }
 """Fields of the section that make no sense for a kind."""
 

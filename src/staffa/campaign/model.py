@@ -24,6 +24,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from staffa.campaign.alerts import AlertConfig, HooksConfig, TrackerConfig
 from staffa.campaign.fields import Count, Duration, Natural, Real, Section, Size, Span, clash, integer
 from staffa.campaign.machine import ClusterConfig
 from staffa.errors import near
@@ -77,6 +78,10 @@ class TitleConfig(Section):
     )
     description: str = Field(default="", description="One sentence for people who find the results later.")
     tags: tuple[str, ...] = Field(default=(), description="Words to find the campaign by.")
+    tag: StrictBool | Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = Field(
+        default=False,
+        description="A git tag staffa/<version>_<name> for this production: true, false, or a suffix for its name.",
+    )
 
 
 class ExperimentConfig(BaseModel):
@@ -210,6 +215,7 @@ class ExecutionConfig(Section):
         description="How a batch runs: auto (as the experiment says), vmap, map (lanes one by one) or off.",
     )
     workers: Count | None = Field(default=None, description="Local worker processes; null for one per core.")
+    telemetry: StrictBool = Field(default=True, description="Measure memory with every batch: true or false.")
 
     @model_validator(mode="after")
     def _generator_fits(self) -> ExecutionConfig:
@@ -311,6 +317,9 @@ class CampaignConfig(Section):
     storage: StorageConfig = Field(default=StorageConfig(), description="Where and how data are written.")
     archive: ArchiveConfig = Field(default=ArchiveConfig(), description="The Parquet archive.")
     cluster: ClusterConfig = Field(default=ClusterConfig(), description="The machine.")
+    alerts: tuple[AlertConfig, ...] = Field(default=(), description="Who is told when: [{on: finished, webhook: $URL}].")
+    hooks: HooksConfig = Field(default=HooksConfig(), description="What is called around a run and its trials.")
+    trackers: tuple[TrackerConfig, ...] = Field(default=(), description="Who follows runs elsewhere: [{use: tracker.py:Class}].")
 
     @model_validator(mode="after")
     def _segments_fit(self) -> CampaignConfig:

@@ -142,6 +142,9 @@ class _Converter:
     def _key(self, key: yaml.Node, address: Address) -> str:
         if isinstance(key, yaml.ScalarNode) and key.tag == TAG + "str":
             return str(key.value)
+        if isinstance(key, yaml.ScalarNode) and (key.value, address[:1]) == ("on", ("alerts",)):
+            # A word to YAML 1.2 and to people; a truth value to YAML 1.1.
+            return "on"
         if isinstance(key, yaml.ScalarNode):
             raise self._refusal(key, address, f"key {key.value!r} is not text", f"quote it: {key.value!r}")
         raise self._refusal(key, address, "a key is a list or a mapping", "write a name before the colon")

@@ -15,7 +15,7 @@ from typing import Any
 
 from staffa.campaign.config import Declaration
 from staffa.campaign.identity import run_facts
-from staffa.errors import ClusterError, ConfigError
+from staffa.errors import ClusterError, ConfigError, PluginError
 from staffa.execution.audience import Audience, failed, settled
 from staffa.execution.chronicle import Listener
 from staffa.execution.cluster import cores, given_pool, local_pool
@@ -25,8 +25,10 @@ from staffa.execution.prepare import adopt_code, current_plan, open_stores, plan
 from staffa.execution.runner import Runner
 from staffa.execution.tally import batch_counts, counted
 from staffa.experiment.environment import worker_environment
+from staffa.experiment.plugins import exported
 from staffa.storage.lease import SILENCE_SECONDS, Lease, read_lease
 from staffa.storage.ledger import Ledger
+from staffa.storage.provenance import amend
 from staffa.storage.workspace import Workspace
 from staffa.telemetry import run_id
 from staffa.telemetry.events import RunStarted
@@ -64,6 +66,7 @@ def drive(
         if change is not None:
             ledger.append({"event": "code_change_accepted", "old": change[0], "new": change[1]})
             adopt_code(workspace, found)
+            amend(workspace.provenance, code=found.code, **run_facts(declaration, found.code))
         stack.enter_context(_interruptible(stop, as_job=bool(heirs)))
         # Entered before the workers are there: whoever is told that it is over is told after they went.
         audience = stack.enter_context(Audience(ledger, heard, stop))
@@ -97,7 +100,7 @@ def _header(
         dashboard=pool.dashboard,
         code=code,
         staffa=_version(),
-        telemetry=getattr(declaration.campaign.execution, "telemetry", True),
+        telemetry=declaration.campaign.execution.telemetry,
         **run_facts(declaration, code),
     )
 
@@ -214,12 +217,17 @@ def wait_for_lease(workspace: Workspace) -> None:
 
 @contextlib.contextmanager
 def _pool(workspace: Workspace, declaration: Declaration, client: Any, stop: Stop, batches: int) -> Iterator[Pool]:
-    config = declaration.campaign
+    config, registered = declaration.campaign, exported()
     if client is not None:
+        if registered:
+            raise PluginError(
+                "plug-ins that are registered by hand do not reach the workers of a given client",
+                "install them, write `use: model.py:Class`, or leave out client=",
+            )
         with given_pool(client) as pool:
             yield pool
         return
-    environment = worker_environment(config.execution.x64, config.execution.prng)
+    environment = worker_environment(config.execution.x64, config.execution.prng) | registered
     if config.cluster.kind == "slurm":
         from staffa.execution.slurm.pool import slurm_pool
 
@@ -230,6 +238,12 @@ def _pool(workspace: Workspace, declaration: Declaration, client: Any, stop: Sto
         from staffa.execution.slurm.allocation import allocation_pool
 
         with allocation_pool(workspace, workspace.root.name, config.cluster, environment, stop) as pool:
+            yield pool
+        return
+    if config.cluster.kind != "local":
+        from staffa.execution.extension import plugin_pool
+
+        with plugin_pool(workspace, config.cluster, environment) as pool:
             yield pool
         return
     workers = config.cluster.workers or config.execution.workers or cores()

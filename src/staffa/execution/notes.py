@@ -95,12 +95,13 @@ def settled(
         for lane, outcome in failed.items()
         if lane in charged
     ]
-    copied = ("outcomes", "bytes", "width", "computed", "compiles", "pid", "duplicate", "cpu")
+    copied = ("outcomes", "bytes", "width", "programs", "computed", "compiles", "pid", "duplicate", "cpu")
     return _of(flight, "batch_settled") | {
         **_measured(flight, receipt),
         **_lanes(flight),
         "node": flight.member.node or receipt["node"],
         "failed": lanes,
+        "lanes": None if flight.lanes is None else spans(flight.lanes),
         **{name: receipt[name] for name in copied},
     }
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from staffa.campaign.config import Declaration, difference, dump, load_frozen
+from staffa.campaign.identity import FREE, run_facts
 from staffa.campaign.inputs import Inputs, check_filled, names_in, without
 from staffa.campaign.plan import Earlier, Group, Plan, Rows, bytes_per_trial, group_parameters, sampling_of, unfold
 from staffa.errors import ConfigError, PluginError, WorkspaceError
@@ -41,6 +42,10 @@ FREE = (
     "execution.patience",
     "archive.every",
     "storage.root",
+    "execution.telemetry",
+    "alerts",
+    "hooks",
+    "trackers",
 )
 """What may differ when a campaign is resumed: nothing of it changes what is computed or stored."""
 
@@ -119,6 +124,7 @@ def create(prepared: Prepared, workspace: Workspace) -> Plan:
     Workspace.create(workspace.root)
     snapshot_code(source, workspace.code)
     facts = {**gather(source), "source": str(source), "code": plan.code, "dirty_files": dirty_files(source)}
+    facts |= {**run_facts(prepared.declaration, plan.code), "trials": plan.trials}
     write_aside(workspace.provenance, json.dumps(facts, indent=1, default=str))
     write_trials(prepared, workspace.trials(plan.generation), workspace.hot / str(plan.generation))
     write_aside(workspace.plan(plan.generation), plan.dumps())

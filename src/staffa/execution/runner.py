@@ -306,7 +306,7 @@ class Runner:
             self._issues[chosen.batch],
             expected.begin if expected else 0.0,
             expected.segment if expected else 0.0,
-            getattr(self.config.execution, "telemetry", True),
+            self.config.execution.telemetry,
         )
         program = self.board.program(group), member.pool
         if program not in self._warm:

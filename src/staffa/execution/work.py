@@ -24,6 +24,7 @@ from staffa.execution.bench import Bench, Order, bench_errors, bench_of, device_
 from staffa.execution.gauges import memory
 from staffa.execution.lanes import asked_to_leave, seconds_left
 from staffa.execution.pace import MARGIN, SETTLE_SECONDS
+from staffa.execution.programs import Made, joined, known
 from staffa.experiment.batch import (
     Carried,
     Inputs,
@@ -73,6 +74,8 @@ class Work:
     """Seconds the last piece of it took on the device."""
     spent: Mapping[str, float] = field(default_factory=dict)
     """Seconds by kind, of a batch that was yielded."""
+    programs: tuple[Made, ...] = ()
+    """Every program that had a part in it, in order."""
     sums: list[list[int]] = field(default_factory=list)
     """Checksums of these segments' shards, one for each output."""
     started: float = 0.0
@@ -106,7 +109,7 @@ def initialize(order: Order, phase: int = 0, before: Work | None = None) -> Work
         carried = performer.warm(carried, "adapt", min(first, sampling.warmup), min(last, sampling.warmup))
         edge = sampling.warmup
         carried = performer.warm(carried, "discard", max(first - edge, 0), max(last - edge, 0))
-    work = replace(work, carried=carried, latest=time.perf_counter() - began)
+    work = replace(work, carried=carried, latest=time.perf_counter() - began, programs=_made(work, carried))
     if phase + 1 < pieces:
         _save(bench, work, 0, (), warmed=phase + 1)
     return work
@@ -126,7 +129,8 @@ def sample(work: Work, segment: int) -> Work:
     began = time.perf_counter()
     carried = bench.performer(work.order).sample(work.carried, segment * bench.plan.sampling.segment_draws)
     outputs, carried = carried.outputs, replace(carried, outputs={})
-    return replace(work, carried=carried, outputs=outputs, latest=time.perf_counter() - began)
+    latest = time.perf_counter() - began
+    return replace(work, carried=carried, outputs=outputs, latest=latest, programs=_made(work, carried))
 
 
 def must_yield(seconds: float) -> bool:
@@ -264,10 +268,13 @@ def _begin_lanes(bench: Bench, work: Work, wanted: Row) -> Work:
         performer.probe(inputs, list(order.suspects), lambda one: _whole(bench, performer, one, width))
     saved = _saved(bench, work)
     if saved is None:
-        return replace(work, carried=performer.begin(inputs, width))
+        carried = performer.begin(inputs, width)
+        return replace(work, carried=carried, programs=_made(work, carried))
     carried = restored(saved.arrays, _messages(saved.meta), inputs, bench.program(group, width))
     segment, warmed = int(saved.meta["segment"]), int(saved.meta.get("warmed", 0))
-    return replace(work, carried=carried, resumed=segment, warmed=warmed, sums=saved.meta["sums"])
+    return replace(
+        work, carried=carried, resumed=segment, warmed=warmed, sums=saved.meta["sums"], programs=known(saved.meta)
+    )
 
 
 def _whole(bench: Bench, performer: Performer, inputs: Inputs, width: int) -> None:
@@ -313,7 +320,7 @@ def _begin_loop(bench: Bench, work: Work, wanted: Row) -> Work:
         loop.outcomes[finished] = saved.arrays["outcomes"][finished]
         loop.trial_seconds[finished] = saved.arrays["seconds"][finished]
         loop.messages = _messages(saved.meta)
-    return replace(work, loop=loop)
+    return replace(work, loop=loop, programs=joined(known(saved.meta) if saved else (), 1, order.root))
 
 
 def _simulate(bench: Bench, work: Work) -> Work:
@@ -327,7 +334,7 @@ def _simulate(bench: Bench, work: Work) -> Work:
         if time.monotonic() - saved_at > CHECKPOINT_SECONDS or stop:
             outputs = {f"output/{name}": buffer for name, buffer in loop.outputs.items()}
             arrays = {**outputs, "outcomes": loop.outcomes, "seconds": loop.trial_seconds}
-            meta = {"order": _terms(bench, work), "messages": loop.messages}
+            meta = {"order": _terms(bench, work), "messages": loop.messages, "programs": work.programs}
             checkpoints.save(_checkpoint_path(bench, order), arrays, meta)
             saved_at = time.monotonic()
         return stop
@@ -342,6 +349,11 @@ def _simulate(bench: Bench, work: Work) -> Work:
     if (loop.outcomes == Outcome.MISSING).any():
         return replace(work, yielded=0, loop=None, spent={"sample": loop.spent})
     return replace(work, outputs=loop.outputs)
+
+
+def _made(work: Work, carried: Carried) -> tuple[Made, ...]:
+    """The programs that had a part in a batch, with the one that was used last."""
+    return joined(work.programs, carried.width, work.order.root)
 
 
 def _settled_elsewhere(store: HotStore, work: Work) -> bool:
@@ -422,6 +434,7 @@ def _receipt(
         "node": socket.gethostname(),
         "duplicate": duplicate,
         "width": work.carried.width if work.carried is not None else 1,
+        "programs": work.programs,
         "device": device_kind(),
         "compiles": work.compiled[0],
         "pid": os.getpid(),
@@ -447,6 +460,7 @@ def _save(bench: Bench, work: Work, segment: int, sums: Sequence[Sequence[int]],
         "warmed": warmed,
         "sums": sums,
         "messages": work.carried.messages,
+        "programs": work.programs,
     }
     checkpoints.save(_checkpoint_path(bench, work.order), checkpoint(work.carried), meta)
 

@@ -103,6 +103,10 @@ class Workspace:
         """The table of a generation's trials: index, digest, parameters."""
         return self.metadata / f"trials-{generation}.parquet"
 
+    def backend(self, name: str) -> Path:
+        """What some worker processes computed with (`staffa.execution.programs`)."""
+        return self.metadata / f"backend-{name}.json"
+
     def plan(self, generation: int | str) -> Path:
         """A generation's frozen plan: groups, batches, parts, programs."""
         return self.metadata / f"plan-{generation}.json"

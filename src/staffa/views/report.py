@@ -102,6 +102,7 @@ def plan_sheet(facts: Facts) -> Sheet:
         "archive": f"{number(facts['parts'], 'part')}, {_partitioned(facts)}",
         "outputs": f"{size(facts['bytes'])} before compression",
         "inodes": inodes,
+        "run hash": str(facts.get("run_hash") or ""),
         **_machine_lines(facts.get("cluster") or {}),
     }
     shown = facts["partitions"][:GROUPS]
@@ -227,6 +228,8 @@ def status_sheet(status: Facts) -> Sheet:
     speed = f", {figures['rate']:,.0f} trials/s" if status["live"] and figures.get("rate") else ""
     eta = f", ETA {span(figures['eta'])}" if status["live"] and figures.get("eta") else ""
     lines = {
+        "run hash": str(status.get("run_hash") or ""),
+        "tags": ", ".join(status.get("tags") or ()),
         "driver": _driver(status),
         **{f"pool {name}": text for name, text in _pools(status).items()},
         "trials": f"{settled:,} of {trials:,} settled ({percent(settled, trials)} %){speed}{eta}",
