@@ -1,0 +1,1 @@
+"""Built-in samplers, schedules, resampling, fitness functions: plug-ins like anyone's."""
