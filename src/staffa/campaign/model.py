@@ -8,7 +8,7 @@ are only shaped here; what they may hold is judged by `space` and the registry.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     AfterValidator,
@@ -277,12 +277,24 @@ class EveryConfig(Section):
     )
 
 
+Summary = Literal["count", "mean", "sd", "min", "max", "ess", "ess_tail", "rhat", "mcse", "mcse_sd"]
+"""`experiment.protocol.SUMMARIES`."""
+
+
 class ArchiveConfig(Section):
     """Section `archive`: the Parquet archive the campaign cools into."""
 
     partition_by: tuple[str, ...] = Field(
         default=(),
         description="Columns whose values become folders of the archive; few values each, such as [sampler].",
+    )
+    summaries: tuple[Summary, ...] = Field(
+        default=get_args(Summary),
+        description=f"What the table of trials says of each output: {', '.join(get_args(Summary))}.",
+    )
+    diagnosed: Count = Field(
+        default=1,
+        description="Elements an output may have for ess, rhat, mcse of each; 1: only of single numbers.",
     )
     part_size: Size = Field(default=256 * 1024**2, description="Largest size of one Parquet file, such as 256MiB.")
     every: Annotated[

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import json
 import os
 import socket
 import threading
-import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +18,18 @@ import numpy as np
 from staffa.campaign.plan import Group, Plan
 from staffa.errors import StaffaError
 from staffa.execution.marks import StartMark
-from staffa.experiment.batch import Performer, choose_width
+from staffa.experiment.batch import OutOfMemory, Performer, choose_width, memory_errors
+from staffa.experiment.environment import compile_cache
 from staffa.experiment.perform import Program, Programs, Spec, device_dtype
-from staffa.experiment.protocol import Schema
+from staffa.experiment.protocol import Sampling, Schema
 from staffa.storage.files import read_json, write_aside
 from staffa.storage.hot import HotStore
 from staffa.storage.workspace import Workspace
 from staffa.trial import canonical
+
+SAFETY = 0.75
+"""Share of the device's memory that may be taken: what the allocator cannot use, and whatever else is on the device,
+stands beside it."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,7 @@ class Bench:
         self.plan = Plan.loads(self.workspace.plan(generation).read_text())
         self.digest = digest
         self._stores: dict[int, HotStore] = {}
+        self._widths: dict[Path, int] = {}
         self._lock = threading.Lock()
 
     def group(self, number: int) -> Group:
@@ -94,19 +100,59 @@ class Bench:
         return programs().get(self.spec(group), group.experiment, width, self.workspace.code)
 
     def width(self, group: Group) -> int:
+        """Lanes of one call: as asked for, or as many as the device has room for.
+
+        Where nobody asks, the program is compiled at the width that shapes suggest, and at narrower ones until
+        what the compiler says it takes is `SAFETY` of the device at most. What was found, or is left after the
+        device ran out of memory, is kept beside the compiled programs: no later process, and no other
+        campaign of the same program on such a device, has to find it again.
+        """
         if self.plan.width != "auto":
             return min(int(self.plan.width), group.batch)
-        remembered = read_json(self._width_file(group))
-        if isinstance(remembered, dict) and group.batch % remembered.get("width", group.batch + 1) == 0:
-            return int(remembered["width"])
+        file = self._width_file(group)
+        if file not in self._widths:
+            kept = read_json(file)
+            known = kept.get("width") if isinstance(kept, dict) else None
+            fits = isinstance(known, int) and known > 0 and group.batch % known == 0
+            self._widths[file] = int(known) if fits else self._fitted(group)  # type: ignore[arg-type]
+        return self._widths[file]
+
+    def remember_width(self, group: Group, width: int) -> None:
+        file = self._width_file(group)
+        self._widths[file] = width
+        kept = {"width": width, "device": device_kind(), "memory": device_memory(), "sampler": group.sampler}
+        # A cache: whoever cannot write it finds the width again.
+        with contextlib.suppress(OSError):
+            file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write_aside(file, json.dumps(kept), sync=False)
+
+    def _fitted(self, group: Group) -> int:
         sizes = {
             output.name: 2 if output.dtype == "bfloat16" else np.dtype(output.dtype).itemsize
             for output in group.outputs
         }
-        return choose_width(group.batch, self.schema(group), self.plan.sampling.segment_draws, sizes)
+        first = width = choose_width(group.batch, self.schema(group), self.plan.sampling.segment_draws, sizes)
+        limit = device_memory()
+        while limit is not None and width > 1:
+            # Between two segments the states of the batch's other slices stay on the device.
+            room = SAFETY * limit - (group.batch - width) * group.state_bytes
+            taken = self._taken(group, width)
+            if taken is None or taken <= room:
+                break
+            most = min(width - 1, max(int(width * room / taken), 1))
+            width = max(lanes for lanes in range(1, most + 1) if group.batch % lanes == 0)
+        if width < first:
+            self.remember_width(group, width)
+        return width
 
-    def remember_width(self, group: Group, width: int) -> None:
-        write_aside(self._width_file(group), json.dumps({"width": width, "device": device_kind()}))
+    def _taken(self, group: Group, width: int) -> float | None:
+        """Bytes that a call of so many lanes takes; infinity if it cannot even be compiled, None if nobody knows."""
+        program = self.program(group, width)
+        try:
+            with bench_errors(), memory_errors(width):
+                return program.memory(*phases(self.plan.sampling))
+        except OutOfMemory:
+            return float("inf")
 
     def performer(self, order: Order) -> Performer:
         group = self.group(order.group)
@@ -127,8 +173,14 @@ class Bench:
         )
 
     def _width_file(self, group: Group) -> Path:
-        name = f"width-{device_kind()}-{group.batch}-{abs(hash_text(canonical([group.experiment, group.static])))}"
-        return self.workspace.state / f"{name.replace(' ', '_')}.json"
+        facts = [asdict(self.spec(group)), group.batch, device_kind(), device_memory()]
+        name = hashlib.sha256(canonical(facts).encode()).hexdigest()[:24]
+        return compile_cache() / "widths" / f"{name}.json"
+
+
+def phases(sampling: Sampling) -> list[str]:
+    """The functions of a program that a batch calls."""
+    return ["initialize", *["adapt"] * bool(sampling.warmup), *["discard"] * bool(sampling.discard), "sample"]
 
 
 def spec_of(plan: Plan, group: Group) -> Spec:
@@ -190,5 +242,16 @@ def device_kind() -> str:
     return str(jax.local_devices()[0].device_kind)
 
 
-def hash_text(text: str) -> int:
-    return zlib.crc32(text.encode())
+def device_memory() -> int | None:
+    """Bytes that this process may take of its device: of a CPU what its worker is allowed; None: not known."""
+    import jax
+
+    stats = jax.local_devices()[0].memory_stats() or {}
+    if "bytes_limit" in stats:
+        return int(stats["bytes_limit"])
+    with contextlib.suppress(ImportError, ValueError):
+        from distributed import get_worker
+
+        limit = get_worker().memory_manager.memory_limit
+        return int(limit) if limit else None
+    return None

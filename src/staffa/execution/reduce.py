@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from staffa.campaign.plan import Plan
 from staffa.execution.bench import Order, bench_of
+from staffa.experiment.diagnostics import FEWEST_DRAWS, diagnosed
 from staffa.storage.archive import Archive
 from staffa.storage.hot import ArrayLayout, HotStore
 from staffa.storage.tables import (
@@ -23,11 +24,16 @@ from staffa.storage.tables import (
     Block,
     Moments,
     block_moments,
+    diagnosed_columns,
     draw_table,
+    extracted_columns,
     item_table,
     trial_table,
 )
 from staffa.trial import Outcome
+
+TRIALS = "trials"
+"""Among a batch's tables the columns of the table of trials that moments do not give."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +123,7 @@ def read(seal: SealOrder, batch: int, segment: int) -> Piece:
 
 
 def table(seal: SealOrder, pieces: Sequence[Piece]) -> dict[str, pa.Table]:
-    """A batch's rows: `draws`, and one table for each ragged output."""
+    """A batch's rows: `draws`, one table for each ragged output, and of `trials` what takes all draws at once."""
     plan = bench_of(seal.order(seal.first)).plan
     archive = archive_layout(plan)
     block = _joined(pieces)
@@ -126,6 +132,9 @@ def table(seal: SealOrder, pieces: Sequence[Piece]) -> dict[str, pa.Table]:
     return {
         "draws": draw_table(block, archive),
         **{name: item_table(block, archive, name) for name in archive.tables},
+        TRIALS: pa.table(
+            {**diagnosed_columns(block, archive, diagnosed, FEWEST_DRAWS), **extracted_columns(block, archive)}
+        ),
     }
 
 
@@ -154,7 +163,11 @@ def seal(order: SealOrder, tables: Sequence[Mapping[str, pa.Table]], rows: Seque
         return {"part": order.part, "damaged": bad}
     layout = archive_layout(bench.plan)
     archive = Archive(bench.workspace.archive, layout, bench.plan.compression, bench.plan.level)
-    warm = [_warm(order, layout, one) for one in rows if one.piece.block is not None]
+    warm = [
+        _warm(order, layout, one, found[TRIALS])
+        for one, found in zip(rows, tables, strict=True)
+        if one.piece.block is not None
+    ]
     if not warm:
         return {"part": order.part, "trials": 0, "rows": 0, "bytes": 0, "files": [], "seconds": 0.0}
     names = ("draws", *layout.tables)
@@ -171,13 +184,14 @@ def seal(order: SealOrder, tables: Sequence[Mapping[str, pa.Table]], rows: Seque
     }
 
 
-def _warm(order: SealOrder, layout: ArchiveLayout, one: Summary) -> pa.Table:
+def _warm(order: SealOrder, layout: ArchiveLayout, one: Summary, more: pa.Table) -> pa.Table:
     block = one.piece.block
     assert block is not None
     attempts = {(batch, lane): count for batch, lane, count in order.attempts}
     counts = np.array([attempts.get((one.piece.batch, int(lane)), 1) for lane in one.piece.lanes], np.int64)
     node = dict(order.nodes).get(one.piece.batch, "")
-    return trial_table(block, one.moments, layout, counts, [node] * block.rows)
+    columns = {name: more[name].combine_chunks() for name in more.column_names}
+    return trial_table(block, one.moments, layout, counts, [node] * block.rows, columns)
 
 
 def _joined(pieces: Sequence[Piece]) -> Block | None:

@@ -41,8 +41,9 @@ RESERVED = frozenset(
 RESERVED_PARAMETERS = RESERVED | {"attempts", "node", "message", "state", "index", "row"}
 """Parameters also stand in the tables of trials and of failures, and in the list of all trials."""
 
-SUMMARIES = ("count", "mean", "sd", "min", "max")
-"""What the table of trials says of each output `x`, in columns `x.mean` and so on."""
+SUMMARIES = ("count", "mean", "sd", "min", "max", "ess", "ess_tail", "rhat", "mcse", "mcse_sd")
+"""What the table of trials says of each output `x`, in columns `x.mean` and so on: the moments of its draws,
+and from `ess` on how far they can be trusted (`experiment.diagnostics`)."""
 
 TABLES = frozenset({"draws", "trials", "failed"})
 """Tables every archive has."""
@@ -70,6 +71,11 @@ class Experiment:
     ragged: ClassVar[Mapping[str, str]] = {}
     """Outputs whose first axis is padded, and the output that holds its true length:
     `{"galaxies": "count"}`. Each is archived as a table of its own."""
+
+    summaries: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """Further columns of the table of trials, each (how, output): `{"log_z.last": ("last", "log_z")}`.
+    `sum`, `min` and `max` are over all a trial recorded; `first` and `last` are of its draws; `("argmax",
+    "fitness", "sequence")` is the sequence where the fitness was greatest, `argmin` likewise."""
 
     vectorize: ClassVar[Vectorize] = "vmap"
     """`vmap`: lanes side by side (fast). `map`: one after another in one program, for samplers
@@ -173,6 +179,17 @@ class Output:
 
 
 @dataclass(frozen=True)
+class Extract:
+    """A column of the table of trials: `how` of an output (`experiment.extracts`)."""
+
+    name: str
+    how: str
+    output: str
+    by: str = ""
+    """For `argmin` and `argmax` the output that is extreme where `output` is taken."""
+
+
+@dataclass(frozen=True)
 class Schema:
     """What a program records."""
 
@@ -182,3 +199,5 @@ class Schema:
     """Bytes of state one trial carries between segments."""
     pilot_seconds: float | None = None
     """Seconds the pilot trial took, where one was needed (`vectorize: off`)."""
+    extracts: tuple[Extract, ...] = ()
+    """What else stands in a trial's row."""

@@ -6,9 +6,8 @@ stands in the field's metadata. Every file carries the campaign's full schema.
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from staffa.storage.columns import arrow, column, field
+from staffa.storage.extracts import ExtractLayout, extract_columns, extract_field
 from staffa.storage.hot import ArrayLayout
 from staffa.trial import Outcome
 
@@ -23,6 +24,9 @@ Row = npt.NDArray[Any]
 _WORDS = np.array([Outcome(c).word if c in set(Outcome) else "" for c in range(256)], dtype=object)
 
 ARROW = {"bool": pa.bool_(), "int": pa.int64(), "float": pa.float64(), "str": pa.string()}
+
+MOMENTS = ("count", "mean", "sd", "min", "max")
+"""Words of the table of trials that come from moments, which merge along the draws."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,12 @@ class ArchiveLayout:
     outputs: tuple[ArrayLayout, ...]
     """All outputs of all groups; an extent that differs between groups is 0."""
     partition_by: tuple[str, ...] = ()
+    summaries: tuple[str, ...] = MOMENTS
+    """What the table of trials says of each output: moments, and words that need all draws at once."""
+    diagnosed: int = 1
+    """Elements an output may have for those words to be said of it, of each element for itself."""
+    extracts: tuple[ExtractLayout, ...] = ()
+    """Further columns of the table of trials, of all groups."""
 
     @property
     def tables(self) -> tuple[str, ...]:
@@ -62,9 +72,13 @@ class ArchiveLayout:
         fields += [pa.field("attempts", pa.int64()), pa.field("node", pa.string())]
         for output in self.outputs:
             if not output.table:
-                fields.append(pa.field(f"{output.name}.count", pa.int64()))
-                fields += [_summary_field(output, word) for word in ("mean", "sd", "min", "max")]
-        return pa.schema(fields)
+                fields += [_summary_field(output, word) for word in self.said(output)]
+        own = {output.name: output for output in self.outputs}
+        return pa.schema([*fields, *(extract_field(extract, own) for extract in self.extracts)])
+
+    def said(self, output: ArrayLayout) -> tuple[str, ...]:
+        """The words that stand of an output in the table of trials."""
+        return tuple(w for w in self.summaries if w in MOMENTS or not output.shape or self.diagnosed > 1)
 
     def failed(self) -> pa.Schema:
         """Trials without data."""
@@ -118,7 +132,7 @@ def draw_table(block: Block, archive: ArchiveLayout) -> pa.Table:
     columns["draw"] = pa.array(np.tile(np.arange(draws), block.rows * chains))
     for output in archive.outputs:
         if not output.table and output.name in block.outputs:
-            columns[output.name] = _values(_per_draw(block, output.name, chains), block.layouts[output.name].shape)
+            columns[output.name] = column(_per_draw(block, output.name, chains), block.layouts[output.name].shape)
     return _table(columns, schema, block.rows * repeat)
 
 
@@ -142,7 +156,7 @@ def item_table(block: Block, archive: ArchiveLayout, table: str) -> pa.Table:
     for output in members:
         shape = block.layouts[output.name].shape
         flat = _per_draw(block, output.name, chains).reshape(-1, longest, *shape[1:])
-        columns[output.name] = _values(flat[inside], shape[1:])
+        columns[output.name] = column(flat[inside], shape[1:])
     return _table(columns, schema, int(counts.sum()))
 
 
@@ -201,8 +215,13 @@ def trial_table(
     archive: ArchiveLayout,
     attempts: Row,
     nodes: Sequence[str],
+    more: Mapping[str, pa.Array] | None = None,
 ) -> pa.Table:
-    """One row a trial."""
+    """One row a trial.
+
+    Arguments:
+    - `more`: columns that take all draws at once (`diagnosed_columns`, `extracted_columns`).
+    """
     ones = np.ones(block.rows, np.int64)
     columns = _head_columns(block, ArchiveLayout(archive.parameters, archive.outputs), ones)
     columns["outcome"] = pa.array(_WORDS[block.outcomes])
@@ -214,8 +233,46 @@ def trial_table(
         sd = np.sqrt(np.maximum(found.squares, 0) / max(found.count - 1, 1))
         columns[f"{name}.count"] = pa.array(np.full(block.rows, found.count))
         for word, values in (("mean", found.mean), ("sd", sd), ("min", found.low), ("max", found.high)):
-            columns[f"{name}.{word}"] = _values(values, shape)
-    return _table(columns, archive.trials(), block.rows)
+            columns[f"{name}.{word}"] = column(values, shape)
+    return _table({**columns, **(more or {})}, archive.trials(), block.rows)
+
+
+Diagnose = Callable[[Row, Sequence[str]], Mapping[str, Row]]
+"""For (series, chains, draws) numbers and words, of each word (series,) numbers."""
+
+
+def diagnosed_columns(block: Block, archive: ArchiveLayout, diagnose: Diagnose, fewest: int) -> dict[str, pa.Array]:
+    """Columns `x.ess` and so on, of outputs that are sampled: numbers that are not whole, with a draw axis.
+
+    Arguments:
+    - `fewest`: draws below which nothing is said.
+    """
+    words = tuple(word for word in archive.summaries if word not in MOMENTS)
+    found = {}
+    for output in archive.outputs:
+        layout = block.layouts.get(output.name)
+        if layout is None or output.table or "float" not in layout.dtype or not (words and block.has_draws):
+            continue
+        if not math.prod(layout.shape) <= archive.diagnosed:
+            continue
+        series = _series(block.outputs[output.name], layout)
+        if series.shape[2] >= fewest:
+            for word, numbers in diagnose(series, words).items():
+                found[f"{output.name}.{word}"] = column(numbers, layout.shape)
+    return found
+
+
+def extracted_columns(block: Block, archive: ArchiveLayout) -> dict[str, pa.Array]:
+    """Columns of what the experiment wants to stand in a trial's row."""
+    return extract_columns(archive.extracts, block.outputs, block.layouts, block.has_draws)
+
+
+def _series(values: Row, layout: ArrayLayout) -> Row:
+    """(rows, [chain,] draw, own...) as (rows x own, chains, draws)."""
+    lead = 2 if layout.chains else 1
+    whole = values if layout.chains else values[:, None]
+    own = tuple(range(3, whole.ndim))
+    return np.transpose(whole, (0, *own, 1, 2)).reshape(-1, layout.chains or 1, values.shape[lead])
 
 
 def _extent(block: Block) -> tuple[int, int]:
@@ -265,19 +322,6 @@ def digest_column(digests: Sequence[str] | Row, repeat: Row) -> pa.Array:
     return pa.LargeStringArray.from_buffers(len(text), pa.py_buffer(offsets), pa.py_buffer(text)).cast(pa.string())
 
 
-def _values(values: Row, shape: tuple[int, ...]) -> pa.Array:
-    flat = np.ascontiguousarray(values).reshape(-1)
-    if flat.dtype.name == "bfloat16":
-        flat = flat.astype(np.float32)
-    array = pa.array(flat)
-    if not shape:
-        return array
-    size = math.prod(shape)
-    rows = len(flat) // size if size else len(values)
-    offsets = pa.array(np.arange(rows + 1, dtype=np.int64) * size).cast(pa.int32())
-    return pa.ListArray.from_arrays(offsets, array)
-
-
 def _table(columns: dict[str, pa.Array], schema: pa.Schema, rows: int) -> pa.Table:
     arrays = [columns[f.name] if f.name in columns else pa.nulls(rows, f.type) for f in schema]
     arrays = [a if a.type == f.type else a.cast(f.type) for a, f in zip(arrays, schema, strict=True)]
@@ -285,22 +329,11 @@ def _table(columns: dict[str, pa.Array], schema: pa.Schema, rows: int) -> pa.Tab
 
 
 def _field(output: ArrayLayout, own: tuple[int, ...] | None = None) -> pa.Field:
-    shape = output.shape if own is None else own
-    name = "float32" if output.dtype == "bfloat16" else output.dtype
-    kind = pa.from_numpy_dtype(np.dtype(name))
-    if not shape:
-        return pa.field(output.name, kind)
-    dims = output.dims if own is None else output.dims[1:]
-    metadata = {"shape": _extents(shape), "dims": json.dumps(list(dims))}
-    return pa.field(output.name, pa.list_(kind), metadata=metadata)
-
-
-def _extents(shape: tuple[int, ...]) -> str:
-    """A shape for a field's metadata: `[null, 3]` where the first extent is not the same in all groups."""
-    return json.dumps([extent or None for extent in shape])
+    shape, dims = (output.shape, output.dims) if own is None else (own, output.dims[1:])
+    return field(output.name, arrow(output.dtype), shape, dims)
 
 
 def _summary_field(output: ArrayLayout, word: str) -> pa.Field:
-    kind = pa.list_(pa.float64()) if output.shape else pa.float64()
-    metadata = {"shape": _extents(output.shape)} if output.shape else None
-    return pa.field(f"{output.name}.{word}", kind, metadata=metadata)
+    if word == "count":
+        return pa.field(f"{output.name}.count", pa.int64())
+    return field(f"{output.name}.{word}", pa.float64(), output.shape)
