@@ -1,7 +1,8 @@
 """How particles move: kernels by name, for the option `kernel` of `smc`.
 
 All but `mutation` leave the distribution they are given as it is. Those over sequences are
-`staffa.samplers.moves`, those over positions are blackjax's.
+`staffa.samplers.moves`, those over positions are blackjax's. (Its `update_and_take_last` scans over an array of keys,
+which under `vmap` JAX's detector of keys used twice takes for a mistake: here keys are folded.)
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from typing import Any, ClassVar
 import blackjax
 import jax
 import jax.numpy as jnp
-from blackjax.smc.base import update_and_take_last
 
 from staffa.samplers import moves
 from staffa.samplers.options import check_count, check_number, check_positive, check_word
@@ -152,10 +152,10 @@ class Gibbs(Kernel):
         self, key: jax.Array, particles: Particle, on: Distribution, number: Any, scale: jax.Array
     ) -> tuple[Particle, jax.Array]:
         def move(key: jax.Array, at: moves.Scored, target: Discrete, none: Any) -> tuple[moves.Scored, jax.Array]:
-            def sweep(at: moves.Scored, key: jax.Array) -> tuple[moves.Scored, jax.Array]:
-                return moves.gibbs(key, at, target, on.params, 1.0, self.scan)
+            def sweep(at: moves.Scored, index: jax.Array) -> tuple[moves.Scored, jax.Array]:
+                return moves.gibbs(jax.random.fold_in(key, index), at, target, on.params, 1.0, self.scan)
 
-            at, changed = jax.lax.scan(sweep, at, jax.random.split(key, self.steps))
+            at, changed = jax.lax.scan(sweep, at, jnp.arange(self.steps))
             return at, jnp.mean(changed)
 
         return _each(key, particles, on, move, None)
@@ -240,11 +240,16 @@ class _Stepping(Kernel):
         self, key: jax.Array, particles: Particle, on: Distribution, number: Any, scale: jax.Array
     ) -> tuple[Particle, jax.Array]:
         begin, step = self.algorithm(scale)
-        size = particles.x.shape[0]
-        move, _ = update_and_take_last(begin, on.log_density, step, self.steps, size)
-        x, info = move(jax.random.split(key, size), particles.x, {"step_size": number})
-        acceptance = jnp.nan_to_num(info.acceptance_rate).mean(-1)
-        return jax.vmap(on.evaluate)(x), acceptance
+
+        def one(key: jax.Array, x: jax.Array, number: jax.Array) -> tuple[Particle, jax.Array]:
+            def transition(state: Any, index: jax.Array) -> tuple[Any, jax.Array]:
+                state, info = step(jax.random.fold_in(key, index), state, on.log_density, number)
+                return state, jnp.nan_to_num(info.acceptance_rate)
+
+            state, acceptance = jax.lax.scan(transition, begin(x, on.log_density), jnp.arange(self.steps))
+            return on.evaluate(state.position), jnp.mean(acceptance)
+
+        return jax.vmap(one)(jax.random.split(key, particles.x.shape[0]), particles.x, number)
 
 
 @dataclass(frozen=True)
