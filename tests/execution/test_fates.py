@@ -30,7 +30,7 @@ EXPECTED = {
     Outcome.OK: {State.ARCHIVED},
     Outcome.NAN: {State.ARCHIVED},
     Outcome.CANCELLED: {State.CANCELLED},
-    **dict.fromkeys((Outcome.RAISED, Outcome.TIMEOUT, Outcome.KILLED), {State.QUARANTINED}),
+    **{outcome: {State.QUARANTINED} for outcome in (Outcome.RAISED, Outcome.TIMEOUT, Outcome.KILLED)},
 }
 
 

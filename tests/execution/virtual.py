@@ -339,7 +339,7 @@ class World:
 
     def _wish(self) -> None:
         runner = self.runner
-        if runner is None or not runner.flights and not runner.board.waiting:
+        if runner is None or (not runner.flights and not runner.board.waiting):
             return
         names = [row["trial"] for row in self.places]
         if self.happens("cancel"):

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from staffa.ambient import current
 from staffa.campaign.config import Declaration
-from staffa.campaign.config import load as load_declaration
+from staffa.campaign.runtime import defaults, read
 from staffa.errors import ClusterError, ConfigError
 from staffa.storage.workspace import Workspace
 
@@ -79,7 +80,7 @@ def profiles(place: str | Path = ".", *, workflow: str | Path | None = None) -> 
     return {"folder": str(found), "profiles": list(listed(found))}
 
 
-def profile(name: str, place: str | Path = ".", *, workflow: str | Path | None = None) -> dict[str, Any]:
+def describe_profile(name: str, place: str | Path = ".", *, workflow: str | Path | None = None) -> dict[str, Any]:
     """Everything a profile says."""
     from staffa.campaign.profiles import described, find, folder
 

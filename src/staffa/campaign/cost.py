@@ -157,8 +157,16 @@ def _mean(costs: Sequence[Cost]) -> Cost:
     def mean(name: str) -> float:
         return float(np.mean([getattr(cost, name) for cost in costs]))
 
-    names = ("begin", "segment", "compile", "write", "stored")
-    return replace(costs[0], **{name: mean(name) for name in names}) if len(costs) > 1 else costs[0]
+    if len(costs) == 1:
+        return costs[0]
+    return replace(
+        costs[0],
+        begin=mean("begin"),
+        segment=mean("segment"),
+        compile=mean("compile"),
+        write=mean("write"),
+        stored=mean("stored"),
+    )
 
 
 # --- the estimate ----------------------------------------------------------------------------------
@@ -208,9 +216,7 @@ def lane_bytes(plan: Plan, group: Group) -> int:
     return recorded + group.state_bytes
 
 
-def _memory(
-    plan: Plan, workers: Sequence[Seats], costs: Mapping[str, Mapping[int, Cost]]
-) -> list[dict[str, Any]]:
+def _memory(plan: Plan, workers: Sequence[Seats], costs: Mapping[str, Mapping[int, Cost]]) -> list[dict[str, Any]]:
     """The largest program of each pool: `pool`, `group`, `width`, `bytes` at that width, `per_trial`, `limit`, `fits`
     (lanes that fit), `measured`."""
     found = []
@@ -245,11 +251,11 @@ def _memory_of(plan: Plan, number: int, seat: Seats, cost: Cost | None) -> dict[
     }
 
 
-def _hours(
-    plan: Plan, workers: Sequence[Seats], costs: Mapping[str, Mapping[int, Cost]]
-) -> dict[str, Any]:
-    """Hours by the clock (`wall`, time in the queue apart), on the device, and held: `worker`, `node`, `gpu` (None where
-    no worker says that it has one); `compile`: seconds to compile everything once."""
+def _hours(plan: Plan, workers: Sequence[Seats], costs: Mapping[str, Mapping[int, Cost]]) -> dict[str, Any]:
+    """Hours by the clock (`wall`, time in the queue apart), on the device, and held.
+
+    Held are `worker`, `node`, `gpu` (None where no worker says that it has one); `compile`: seconds to
+    compile everything once."""
     segments = plan.sampling.segments
     seconds = device = longest = 0.0
     for number, group in enumerate(plan.groups):
@@ -331,8 +337,8 @@ def _check_memory(plan: Plan, number: int, seat: Seats, cost: Cost | None) -> No
         needs, has = lane_bytes(plan, group), seat.memory
     if has is not None and needs > has:
         raise ConfigError(
-            f"execution.segments: {plan.sampling.segments}, and one trial of {group.sampler} takes {gibibytes(needs)} in "
-            f"a segment; a worker{where} has {gibibytes(has)}",
+            f"execution.segments: {plan.sampling.segments}, and one trial of {group.sampler} takes {gibibytes(needs)} "
+            f"in a segment; a worker{where} has {gibibytes(has)}",
             "raise execution.segments, record less, or use devices with more memory: one trial has to fit one device",
         )
 

@@ -290,7 +290,7 @@ class Board:
 
     def admit(self, batch: Batch, lanes: tuple[int, ...]) -> None:
         """Lanes of a batch that were not to be tried are to be tried after all, as their marks say by now."""
-        known = self._counts.get(batch, {})
+        known: Mapping[str, int] = self._counts.get(batch, {})
         if batch in self.troubles or any(known[word] for word in known if not Outcome[word.upper()].exempt):
             self.reopen(batch, lanes)
         elif batch not in self._waiting:

@@ -31,7 +31,7 @@ from staffa.execution.cluster import local_pool
 from staffa.execution.ending import Stop
 from staffa.execution.pool import SAMPLE, Demand, Member, Pool
 from staffa.execution.prepare import Prepared, create, group_layout, plan_digest
-from staffa.execution.work import loop_of, inputs_of
+from staffa.execution.work import inputs_of, loop_of
 from staffa.experiment.batch import Carried, Performer
 from staffa.experiment.environment import worker_environment
 from staffa.storage.hot import HotStore
@@ -284,9 +284,7 @@ def _member(pool: Pool, name: str, patience: float, tell: Tell, lease: Lease) ->
     )
 
 
-def _cost(
-    workspace: Workspace, plan: Plan, number: int, pool: Pool, member: Member, name: str, lease: Lease
-) -> Cost:
+def _cost(workspace: Workspace, plan: Plan, number: int, pool: Pool, member: Member, name: str, lease: Lease) -> Cost:
     group = plan.groups[number]
     order = Order(str(workspace.root), plan_digest(plan), plan.generation, number, 0)
     with dask.annotate(executor="device", workers=[member.address], allow_other_workers=False):

@@ -23,6 +23,7 @@ from staffa.campaign.inputs import Inputs, check_filled, names_in, without
 from staffa.campaign.plan import Earlier, Group, Plan, Rows, bytes_per_trial, group_parameters, sampling_of, unfold
 from staffa.errors import ConfigError, PluginError, WorkspaceError
 from staffa.execution.bench import spec_of
+from staffa.execution.company import check_company
 from staffa.execution.reduce import array_layout
 from staffa.experiment.protocol import Experiment, Sampling, Schema
 from staffa.experiment.registry import build, load_class
@@ -31,23 +32,6 @@ from staffa.storage.hot import GroupLayout, HotStore
 from staffa.storage.provenance import code_digest, dirty_files, gather, snapshot_code
 from staffa.storage.roster import hexadecimal, write_roster
 from staffa.storage.workspace import Workspace
-
-FREE = (
-    "campaign.description",
-    "campaign.tags",
-    "cluster.",
-    "execution.window",
-    "execution.workers",
-    "execution.retries",
-    "execution.patience",
-    "archive.every",
-    "storage.root",
-    "execution.telemetry",
-    "alerts",
-    "hooks",
-    "trackers",
-)
-"""What may differ when a campaign is resumed: nothing of it changes what is computed or stored."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +94,7 @@ def unfolded(declaration: Declaration, earlier: Earlier | None = None, inputs: I
         return _describe(objects[key], group, config, directory)
 
     with _located(declaration):
+        check_company(declaration)
         plan, rows = unfold(config, code_digest(directory), describe, vectorize, earlier)
         plan = replace(plan, inputs=inputs)
         return Prepared(declaration, plan, rows, missing=_without_inputs(plan, rows))

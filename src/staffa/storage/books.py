@@ -40,6 +40,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from staffa.storage.spans import unspan
+from staffa.storage.spending import Spending
 from staffa.storage.states import State
 from staffa.trial import Outcome
 
@@ -120,6 +121,7 @@ class Books:
     - `sharers`: names of all workers that a node has had for one job; they share its hours.
     - `node_seconds_lost`: work thrown away, by cause (`CUT_OFFS`, …).
     - `condition`: `paused` with its reason while the driver is paused.
+    - `spending`: what has been held of the machines.
     """
 
     charged: dict[str, tuple[int, ...]] = field(default_factory=dict)
@@ -150,6 +152,7 @@ class Books:
     sharers: dict[tuple[str, str], set[str]] = field(default_factory=dict)
     node_seconds_lost: dict[str, float] = field(default_factory=dict)
     condition: dict[str, str] = field(default_factory=dict)
+    spending: Spending = field(default_factory=Spending)
 
     def note(self, event: Mapping[str, Any]) -> None:
         """Enter one event. Unknown ones are only counted, malformed ones as `unreadable`."""
@@ -157,6 +160,7 @@ class Books:
         try:
             if enter is not None:
                 enter(self, event)
+            self.spending.note(event)
             self.counts[event["event"]] += 1
         except (KeyError, TypeError, ValueError, AttributeError):
             self.counts["unreadable"] += 1

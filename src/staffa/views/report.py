@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from staffa.views.lagging import lagging_lines
 from staffa.views.readings import flagged, moment, number, outcomes, percent, pool, pools, size, span, tunnel
 from staffa.views.sheet import Grid, Sheet, one_line
 
@@ -182,9 +183,16 @@ def ended_facts(root: Path, resumed: bool, ended: Facts, exit_code: int, status:
     }
 
 
+ENDINGS = {
+    "finished": "finished",
+    "stopped": "stopped (asked by staffa stop)",
+    "budget": "stopped (execution.budget is reached: raise it to go on)",
+}
+
+
 def ended_sheet(facts: Facts) -> Sheet:
     """The last words of a run: where the results are, what to do, and last what is not as it should be."""
-    verb = {"finished": "finished", "stopped": "stopped (asked by staffa stop)"}.get(facts["reason"], "interrupted")
+    verb = ENDINGS.get(facts["reason"], "interrupted")
     again = " an unchanged campaign was resumed;" if facts["resumed"] else ""
     title = f"{verb}:{again} {number(facts['trials'], 'trial')}, {span(facts['seconds'])}"
     lines = {
@@ -234,7 +242,10 @@ def status_sheet(status: Facts) -> Sheet:
         **{f"pool {name}": text for name, text in _pools(status).items()},
         "trials": f"{settled:,} of {trials:,} settled ({percent(settled, trials)} %){speed}{eta}",
         "outcomes": outcomes(figures.get("outcomes", {})) or "none yet",
+        "states": ", ".join(f"{count:,} {state}" for state, count in (figures.get("states") or {}).items()),
         "batches": _batches(figures),
+        **(lagging_lines(figures) if status["live"] else {}),
+        "budget": _budget(figures),
         "archive": f"{figures.get('sealed', 0):,} of {number(figures.get('parts', 0), 'part')} sealed",
         "quarantined": f"{status['quarantined']:,}" if status.get("quarantined") else "",
         "lost": _lost(status.get("node_hours_lost") or {}),
@@ -243,6 +254,11 @@ def status_sheet(status: Facts) -> Sheet:
     }
     notes = [f"next: {command}" for command in next_commands(status["root"], status)]
     return Sheet(status["root"], {name: text for name, text in lines.items() if text}, notes=notes)
+
+
+def _budget(figures: Facts) -> str:
+    found = figures.get("budget") or {}
+    return ", ".join(f"{one['spent']:.3g} of {one['limit']:g} {unit.replace('_', ' ')}" for unit, one in found.items())
 
 
 def _driver(status: Facts) -> str:
