@@ -9,8 +9,10 @@ from typing import Annotated
 
 import typer
 
-from staffa.cli.answers import BAD_INPUT, OK, say, write
+from staffa.cli.answers import BAD_INPUT, OK, say, tell, write
+from staffa.cli.driving import within
 from staffa.cli.words import (
+    Budget,
     CampaignFile,
     Cluster,
     Debug,
@@ -36,25 +38,38 @@ def plan(
     cluster: Cluster = None,
     profile: Profile = None,
     workflow: Workflow = None,
+    pilot: Annotated[
+        bool, typer.Option("--pilot", help="Run a few trials of each program to find out what it takes.")
+    ] = False,
+    past: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Take what it takes from the receipts of this run.", show_default=False),
+    ] = None,
+    budget: Budget = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Show what would run; refuse what cannot.
+    """Show what would run and what it takes; refuse what cannot.
 
-    How many trials, batches, files and bytes it takes. Writes nothing.
+    Trials, batches, files, bytes, memory; hours from a pilot, or from an earlier run. Writes nothing that stays.
     """
     from staffa import api
     from staffa.campaign.identity import run_hash
     from staffa.views import report
 
-    declared = api.load(campaign, cluster=cluster, profile=profile, workflow=workflow, set=set_ or ())
-    found = api.plan(declared)
-    facts = report.plan_facts(found.plan, declared.root, found.bytes, found.files)
+    declared = api.load(
+        campaign, cluster=cluster, profile=profile, workflow=workflow, set=[*(set_ or ()), *within(budget)]
+    )
+    found = api.plan(declared, pilot=pilot, past=past, tell=(lambda text: None) if as_json else tell)
+    facts = report.plan_facts(found.plan, declared.root, found.bytes, found.files, found.estimate)
     facts["cluster"] = dict(found.cluster)
     facts["run_hash"] = run_hash(declared.declaration, found.plan.code)
     options = {"--cluster": cluster, "--profile": profile, "--workflow": workflow and str(workflow)}
     named = [word for name, value in options.items() if value for word in (name, value)]
-    facts["next"] = shlex.join(["staffa", "run", str(campaign), *named, *(w for s in set_ or () for w in ("--set", s))])
+    named += [
+        word for name, said in (("--set", set_), ("--budget", budget)) for one in said or () for word in (name, one)
+    ]
+    facts["next"] = shlex.join(["staffa", "run", str(campaign), *named])
     say(facts, report.plan_sheet, as_json)
 
 

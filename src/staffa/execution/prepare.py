@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from staffa.campaign.config import Declaration, difference, dump, load_frozen
+from staffa.campaign.cost import Cost
 from staffa.campaign.identity import FREE, run_facts
 from staffa.campaign.inputs import Inputs, check_filled, names_in, without
 from staffa.campaign.plan import Earlier, Group, Plan, Rows, bytes_per_trial, group_parameters, sampling_of, unfold
@@ -45,6 +46,10 @@ class Prepared:
     """What SLURM would be asked for, where it is SLURM's."""
     missing: int = 0
     """Trials of `rows` that lack an input: they wait for it."""
+    costs: Sequence[Cost] = ()
+    """What its programs take, as a pilot or an earlier run has told."""
+    estimate: Mapping[str, Any] = field(default_factory=dict)
+    """What it will take (`staffa.campaign.cost.estimate`), where that was asked for."""
 
     @property
     def own(self) -> dict[int, Group]:

@@ -81,7 +81,8 @@ _S, _C = State, Cause
 TRANSITIONS: Mapping[Cause, tuple[frozenset[State], State]] = {
     _C.ISSUED: (frozenset({_S.PLANNED}), _S.ISSUED),
     _C.COMMITTED: (frozenset({_S.ISSUED}), _S.DONE),
-    _C.RESTORED: (frozenset({_S.ISSUED}), _S.ARCHIVED),
+    # From planned where its driver was gone before it could say so.
+    _C.RESTORED: (frozenset({_S.ISSUED, _S.PLANNED}), _S.ARCHIVED),
     _C.FAILED: (frozenset({_S.ISSUED}), _S.FAILED),
     _C.LOST: (frozenset({_S.ISSUED}), _S.PLANNED),
     _C.YIELDED: (frozenset({_S.ISSUED}), _S.PLANNED),
@@ -277,7 +278,9 @@ def _found(course: Course, event: Event) -> Cause | None:
     word = next((word for word, lanes in others.items() if course.seat.lane in unspan(lanes)), Outcome.OK.word)
     if Outcome[word.upper()].failed:
         return Cause.FOUND_FAILED
-    return Cause.FOUND if Outcome[word.upper()].has_data else None
+    if not Outcome[word.upper()].has_data:
+        return None
+    return Cause.RESTORED if course.sealed else Cause.FOUND
 
 
 def _retried(course: Course, event: Event) -> Cause | None:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from staffa.views.estimate import estimate_lines, estimate_notes
 from staffa.views.lagging import lagging_lines
 from staffa.views.readings import flagged, moment, number, outcomes, percent, pool, pools, size, span, tunnel
 from staffa.views.sheet import Grid, Sheet, one_line
@@ -46,11 +47,14 @@ def _finite(value: Any) -> Any:
 # --- plan ------------------------------------------------------------------------------------------
 
 
-def plan_facts(plan: Plan, root: Path, total_bytes: int, inodes: int) -> dict[str, Any]:
+def plan_facts(
+    plan: Plan, root: Path, total_bytes: int, inodes: int, estimate: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """A plan in numbers.
 
     Arguments:
     - `total_bytes`: of the outputs, uncompressed; `inodes`: of the finished campaign.
+    - `estimate`: what it will take (`staffa.campaign.cost.estimate`).
     """
     return {
         "root": str(root),
@@ -68,6 +72,7 @@ def plan_facts(plan: Plan, root: Path, total_bytes: int, inodes: int) -> dict[st
         "inodes_per_1000_trials": round(1000 * inodes / max(plan.trials, 1), 1),
         "parameters": dict(plan.parameters),
         "partition_by": list(plan.partition_by),
+        "estimate": dict(estimate or {}),
         "partitions": [_group_facts(plan, group, number) for number, group in enumerate(plan.groups)],
     }
 
@@ -103,12 +108,14 @@ def plan_sheet(facts: Facts) -> Sheet:
         "archive": f"{number(facts['parts'], 'part')}, {_partitioned(facts)}",
         "outputs": f"{size(facts['bytes'])} before compression",
         "inodes": inodes,
+        **estimate_lines(facts.get("estimate") or {}),
         "run hash": str(facts.get("run_hash") or ""),
         **_machine_lines(facts.get("cluster") or {}),
     }
     shown = facts["partitions"][:GROUPS]
     rest = len(facts["partitions"]) - len(shown)
     notes = [f"… and {number(rest, 'more group')}"] if rest else []
+    notes += estimate_notes(facts.get("estimate") or {})
     notes.append("nothing is refused, nothing was written; next: " + facts["next"])
     return Sheet(facts["root"], lines, _group_grid(shown), notes)
 
