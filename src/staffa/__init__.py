@@ -13,7 +13,7 @@ from staffa.experiment.protocol import Experiment
 __version__ = "0.1.0"
 
 _LAZY = (
-    "Campaign", "Run", "attach", "cancel", "consolidate", "deregister", "diff", "expand", "explain",
+    "Campaign", "Run", "Tracker", "attach", "cancel", "consolidate", "deregister", "diff", "expand", "explain",
     "graph", "load", "plan", "reconcile", "register", "reproduce", "resume", "retry", "run", "runtime", "scale",
     "shrink", "status", "stop", "usage", "validate", "verify", "watch",
 )  # fmt: skip
@@ -26,6 +26,7 @@ __all__ = [
     "PluginError",
     "Run",
     "StaffaError",
+    "Tracker",
     "WorkspaceError",
     "attach",
     "cancel",

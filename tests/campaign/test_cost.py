@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from staffa.campaign import cost as module
-from staffa.campaign.cost import Cost, Seats, bytes_per_trial, estimate, matched, program_of, refuse, seats, simulate
+from staffa.campaign import estimate as module
+from staffa.campaign.cost import Cost, Seats, lane_bytes, matched, program_of, seats, segment_steps, warm_steps
+from staffa.campaign.estimate import estimate, refuse, simulate
 from staffa.campaign.machine import allocation_shape
 from staffa.campaign.model import CampaignConfig
-from staffa.campaign.plan import Group, Plan
+from staffa.campaign.plan import Group, Plan, bytes_per_trial
 from staffa.errors import ConfigError
 from staffa.experiment.protocol import Output, Sampling
 
@@ -48,8 +49,8 @@ def cost_of(plan: Plan, number: int = 0, **fields: Any) -> Cost:
     known: dict[str, Any] = {"program": program_of(plan, group), "sampler": group.sampler, "pool": "", "device": "cpu"}
     known |= {"source": "pilot", "width": group.batch, "begin": 0.5, "segment": 2.0, "compile": 3.0, "write": 0.001}
     known |= {"stored": plain / 2, "memory": 1 << 20, "limit": 1 << 30, "plain": plain}
-    known |= {"steps": module.segment_steps(plan), "warm": module.warm_steps(plan)}
-    return Cost(**({"lane": module.lane_bytes(plan, group)} | known | fields))
+    known |= {"steps": segment_steps(plan, group), "warm": warm_steps(plan, group)}
+    return Cost(**({"lane": lane_bytes(plan, group)} | known | fields))
 
 
 plans = st.builds(
@@ -84,6 +85,14 @@ def test_a_cost_grows_with_the_draws(plan, factor, segment):
     assert fitted.segment == pytest.approx(segment * factor)
     assert fitted.stored == pytest.approx(cost.stored * factor)
     assert 0 <= fitted.begin <= cost.begin, "what was thrown away is no longer paid for"
+
+
+def test_a_trial_of_plain_python_takes_its_warm_up_along():
+    plan = plan_of(group_of(vectorize="off"), sampling=Sampling(8, discard=2))
+    more = plan_of(group_of(vectorize="off"), sampling=Sampling(8, discard=12))
+    fitted = cost_of(plan, width=1, begin=0.0, segment=1.0, memory=None).fitted(more, more.groups[0])
+    assert (fitted.width, fitted.begin, fitted.segment) == (1, 0.0, 2.0)
+    assert fitted.device_seconds(16, 1) == 32.0, "one after another"
 
 
 def test_a_narrower_batch_takes_less_of_the_device():

@@ -12,11 +12,13 @@ from staffa.api.graphs import Graph, graph
 from staffa.api.looking import Run, attach, events, explain, status, telemetry, usage, watch
 from staffa.api.machines import doctor, reap
 from staffa.campaign.runtime import runtime
+from staffa.execution.trackers import Tracker
 
 __all__ = [
     "Campaign",
     "Graph",
     "Run",
+    "Tracker",
     "attach",
     "cancel",
     "consolidate",

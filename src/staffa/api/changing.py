@@ -135,6 +135,7 @@ def retry(
         return ask(workspace, "retry", trials=chosen)
     with _wishes(workspace) as wishes:
         count = wishes.retry(chosen)
+        wishes.settle(math.inf)
     return {"done": True, "trials": count, "next": _next(workspace, count)}
 
 

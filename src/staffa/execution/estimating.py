@@ -9,7 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from staffa.campaign.cost import Cost, estimate, refuse, warnings
+from staffa.campaign.cost import Cost
+from staffa.campaign.estimate import estimate, refuse, warnings
 from staffa.campaign.machine import JobShape
 from staffa.campaign.model import CampaignConfig
 from staffa.errors import ClusterError, ConfigError, PluginError

@@ -51,6 +51,8 @@ REPEATS, REPEAT_SECONDS = 5, 2.0
 WARM_SECONDS = 4.0
 """A warm-up is done only in part if all of it would take longer."""
 LOOK_SECONDS = 0.1
+JOBS_SECONDS = 60.0
+"""Cancelled jobs that are not over by then are left to themselves."""
 
 Tell = Callable[[str], None]
 
@@ -84,6 +86,7 @@ def _compiled(bench: Bench, order: Order, group: Group) -> dict[str, Any]:
     # Looking for a trial that fails takes many calls: they are left out from here on.
     bad = sampled.outcomes == Outcome.RAISED
     carried.outcomes[bad] = Outcome.RAISED
+    carried.messages.update(sampled.messages)
     segment, sampled = _timed(lambda: performer.sample(carried, 0), REPEATS)
     phases = ["initialize", *["adapt"] * bool(sampling.warmup), *["discard"] * bool(sampling.discard), "sample"]
     program = bench.program(group, sampled.width)
@@ -243,7 +246,7 @@ def pilot(prepared: Prepared, *, tell: Tell = lambda text: None, patience: float
         orders = [_order(workspace, prepared, number) for number in chosen]
         tell(f"measuring {len(chosen)} of {number_of(plan)} programs")
         few = replace(prepared.declaration, campaign=config.model_copy(update={"cluster": _single(config.cluster)}))
-        with workers_of(workspace, few, None, Stop(), 1) as pool:
+        with _until_jobs_end(workspace, few.campaign.cluster), workers_of(workspace, few, None, Stop(), 1) as pool:
             names = [name for name, shape in few.campaign.cluster.pools.items() if SAMPLE in shape.work] or [""]
             visit = _Visit(pool, lease, tell, wait)
             return [_cost(plan, order, visit, member) for member in map(visit.member, names) for order in orders]
@@ -317,6 +320,24 @@ def _interruptible() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def _until_jobs_end(workspace: Workspace, machine: ClusterConfig) -> Iterator[None]:
+    """Leave only when SLURM says that the jobs are over: their last word is a file in the folder."""
+    try:
+        yield
+    finally:
+        if machine.kind == "slurm":
+            from staffa.execution.slurm.commands import Slurm, SlurmError
+            from staffa.execution.slurm.pool import launch_of
+            from staffa.execution.slurm.script import job_name
+
+            launch, until = launch_of(workspace, workspace.root.name, machine, {}), time.monotonic() + JOBS_SECONDS
+            names = [job_name(launch, pool) for pool in machine.pools]
+            with contextlib.suppress(SlurmError):
+                while time.monotonic() < until and not all(task.over for task in Slurm().tasks(names)):
+                    time.sleep(5 * LOOK_SECONDS)
 
 
 def _single(machine: ClusterConfig) -> ClusterConfig:
@@ -393,8 +414,8 @@ def _cost(plan: Plan, order: Order, visit: _Visit, member: Member) -> Cost:
         sampler=group.sampler,
         pool=member.pool,
         source=PILOT,
-        steps=segment_steps(plan),
-        warm=warm_steps(plan),
+        steps=segment_steps(plan, group),
+        warm=warm_steps(plan, group),
         plain=bytes_per_trial(group, plan.sampling.draws),
         lane=lane_bytes(plan, group),
         **facts,

@@ -49,7 +49,7 @@ class Prepared:
     costs: Sequence[Cost] = ()
     """What its programs take, as a pilot or an earlier run has told."""
     estimate: Mapping[str, Any] = field(default_factory=dict)
-    """What it will take (`staffa.campaign.cost.estimate`), where that was asked for."""
+    """What it will take (`staffa.campaign.estimate.estimate`), where that was asked for."""
 
     @property
     def own(self) -> dict[int, Group]:

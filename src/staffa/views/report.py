@@ -54,7 +54,7 @@ def plan_facts(
 
     Arguments:
     - `total_bytes`: of the outputs, uncompressed; `inodes`: of the finished campaign.
-    - `estimate`: what it will take (`staffa.campaign.cost.estimate`).
+    - `estimate`: what it will take (`staffa.campaign.estimate.estimate`).
     """
     return {
         "root": str(root),

@@ -25,4 +25,5 @@ def verified_sheet(facts: Facts) -> Sheet:
     title = "everything that was read is what was written" if facts["sound"] else "some data are NOT what was written"
     notes = [f"{where}: {', '.join(names)}" for where, names in [*hot["damaged"].items(), *archive["damaged"].items()]]
     following = f"staffa resume {root}" if facts["again"] else f"staffa status {root}"
-    return Sheet(title, lines, notes=[*notes[:20], f"next: {following}"])
+    shown = {name: text for name, text in lines.items() if text}
+    return Sheet(title, shown, notes=[*notes[:20], f"next: {following}"])
