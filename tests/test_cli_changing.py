@@ -100,4 +100,4 @@ def test_verify_finds_damage_in_the_archive(copy: Path, said: Any) -> None:
     data[len(data) // 2] ^= 0xFF
     part.write_bytes(bytes(data))
     told = json.loads(said("verify", str(copy), "--all", "--json")[1])
-    assert not told["sound"] and list(told["archive"]["damaged"].values())[0][0].endswith(part.name)
+    assert not told["sound"] and next(iter(told["archive"]["damaged"].values()))[0].endswith(part.name)

@@ -29,10 +29,8 @@ def free_again(machine: Machine) -> None:
 
 def test_each_pool_is_measured_on_its_own_workers(machine: Machine, tmp_path: Path) -> None:
     """Device seconds by a factor of 2: nearly all of them are spent asleep."""
-    pools = {
-        "gpu": {**POOLS["gpu"], "work": ["sample"]},
-        "slow": {**POOLS["gpu"], "partition": "cpu", "gpus": 0, "workers": 1, "environment": {"WALK_PAUSE": "0.4"}},
-    }
+    slow = {"work": ["sample"], "gpus": 0, "workers": 1, "environment": {"WALK_PAUSE": "0.4"}}
+    pools = {**POOLS, "slow": {**POOLS["gpu"], **slow, "partition": "cpu"}}
     file = workflow(tmp_path / "flow", trials=32, pause=0.1, pools=pools)
     told: list[str] = []
     plan = staffa.plan(file, cluster=str(tmp_path / "flow" / "cluster.yaml"), pilot=True, tell=told.append)
