@@ -120,7 +120,7 @@ class Runner:
         self._rate = Rate()
         self._started = clock()
         self.requests = Requests(
-            self.wishes, self.sealing, pool, self.stop, self._adopt, self._sealing_parts, self._started
+            self.wishes, self.sealing, pool, self.stop, self._adopt, lambda: self.board.sealing, self._started
         )
 
     def run(self) -> Ended:
@@ -209,7 +209,7 @@ class Runner:
             late = self.stop.leave_at is not None and self.clock() > self.stop.leave_at
             return late or not self.flights
         idle = self.board.finished and not (self.flights or self._unseen or self.sealing.queue or self.wishes.pending)
-        return idle and not (self.sealing.due.every != "off" and self.sealing.ask(self._sealing_parts()))
+        return idle and not (self.sealing.due.every != "off" and self.sealing.ask(self.board.sealing))
 
     def _poll(self) -> None:
         now = self.clock()
@@ -247,7 +247,7 @@ class Runner:
 
     def _seal(self) -> None:
         if not self.stop.reason:
-            self.sealing.look(self._settled_trials(), self.clock(), self._sealing_parts())
+            self.sealing.look(self._settled_trials(), self.clock(), self.board.sealing)
         if not self.sealing.queue or self.chronicle.waiting:
             return
         if self.stop.reason not in ("", CONSOLIDATED):
@@ -292,9 +292,6 @@ class Runner:
         if member.ends is None:
             return True
         return self.pace.fits(group, member.pool, member.ends - self.clock(), self.crew.loads[member.address])
-
-    def _sealing_parts(self) -> set[int]:
-        return {flight.part for flight in self.flights.values() if flight.is_seal}
 
     def _issue(self, member: Member, chosen: Next) -> None:
         group, batch = chosen.batch
@@ -407,7 +404,8 @@ class Runner:
             self.wishes.mend(flight.batch, damage)
             return True
         self.sealing.nodes[flight.batch] = flight.member.node or receipt["node"]
-        charge(flight, receipt, status, self.stores[group], self.board, self.wishes, self.chronicle)
+        store, archived = self.stores[group], self.sealing.archived
+        charge(flight, receipt, status, store, self.board, self.wishes, self.chronicle, archived)
         left = tuple(lane for lane, code in enumerate(status) if code == Outcome.MISSING)
         if left:
             self.board.reopen(flight.batch, left)
@@ -518,7 +516,7 @@ class Runner:
             and not any(self._in_time(member, group) for group in waiting)
         }
         batches = len(board.flying) + (board.waiting + bool(board.retrying)) * going
-        seals = len(self.sealing.queue) + len(self._sealing_parts())
+        seals = len(self.sealing.queue) + len(self.board.sealing)
         return Demand(batches, seals, frozenset(flying), frozenset(spent))
 
     def _look_at_budget(self, now: float) -> None:

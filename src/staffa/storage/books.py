@@ -102,7 +102,7 @@ class Books:
     - `issued`: lanes a batch was last issued for, where these are not all without data.
     - `open`: lanes of settled batches that are to be tried again: planned, or readmitted.
     - `undecided`: lanes that failed, and of which nobody said yet what comes of them.
-    - `segments`: batches that yielded, with the segment to carry on from.
+    - `segments`: batches that yielded and were not committed since, with the segment to carry on from.
     - `failures`, `losses`: what went wrong, in order, per trial and per batch.
     - `nan`: trials whose data hold a NaN.
     - `forgiven`: trials readmitted, with how many of their failures no longer count.
@@ -358,6 +358,7 @@ def _batches_found(books: Books, event: Mapping[str, Any]) -> None:
     for batch, words in event["batches"].items():
         books.settled.add(batch)
         books.adrift.discard(batch)
+        books.segments.pop(batch, None)
         missing = set(unspan(words.get(Outcome.MISSING.word, "")))
         _close(books, batch, books.open.get(batch, set()) - missing)
         failed = {lane for word, lanes in words.items() if Outcome[word.upper()].failed for lane in unspan(lanes)}
@@ -366,6 +367,7 @@ def _batches_found(books: Books, event: Mapping[str, Any]) -> None:
 
 def _batch_damaged(books: Books, event: Mapping[str, Any]) -> None:
     books.settled.discard(event["batch"])
+    books.segments.pop(event["batch"], None)
     _close(books, event["batch"], None)
     books.undecided.pop(event["batch"], None)
 

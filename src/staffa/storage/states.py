@@ -248,6 +248,8 @@ def _issued(course: Course, event: Event) -> Cause | None:
     lanes = event.get("lanes")
     if lanes is None:  # all that have no data and are still in the race
         return Cause.ISSUED if course.state is State.PLANNED else None
+    if course.state is State.CANCELLED:
+        return None  # its batch goes on from a checkpoint that it is in; what comes of it is not kept
     return Cause.ISSUED if course.seat.lane in unspan(lanes) else None
 
 
