@@ -210,11 +210,18 @@ def test_a_pilot_obeys_the_timeout(folder: Path) -> None:
     nothing_stays(folder, "planned")
 
 
+def interruptible() -> None:
+    """What a shell starts in the background ignores Ctrl-C, and so would its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_a_pilot_that_is_interrupted_leaves_nothing(folder: Path, how: signal.Signals) -> None:
     file = declared(folder, "Slow", experiment={"use": "model.py:Slow", "pause": 5.0})
     command = [sys.executable, "-m", "staffa", "plan", str(file), "--pilot"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=interruptible
+    )
     marks = folder / ROOT
     until = time.monotonic() + 120
     while not any(marks.glob(f"{FOLDER}*/state/started/*.json")):

@@ -57,10 +57,17 @@ def test_each_pool_is_measured_on_its_own_workers(machine: Machine, tmp_path: Pa
     assert device / 2 < len(batches) * gpu.device_seconds(4, 1) < device * 2
 
 
+def interruptible() -> None:
+    """What a shell starts in the background ignores Ctrl-C, and so would its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_an_interrupted_pilot_takes_its_jobs_back(machine: Machine, tmp_path: Path) -> None:
     file = workflow(tmp_path / "flow", trials=8, pause=5.0)
     command = [sys.executable, "-m", "staffa", "plan", str(file), "--cluster", str(tmp_path / "flow" / "cluster.yaml")]
-    process = subprocess.Popen([*command, "--pilot"], stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(
+        [*command, "--pilot"], stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=interruptible
+    )
     until = time.monotonic() + 120
     while not any((tmp_path / "flow" / "runs").glob(".pilot-*/state/started/*.json")):
         assert process.poll() is None and time.monotonic() < until, "the pilot never began"
