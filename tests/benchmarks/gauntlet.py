@@ -132,7 +132,7 @@ class Supervisor:
 
     def pauses(self) -> int:
         """How often a driver has said that it waits for room."""
-        return self.log.read_bytes().count(b"\npaused: ")
+        return self.log.read_bytes().count(b", PAUSED: ")
 
     def driver(self) -> psutil.Process | None:
         """The driver itself, where the command is a wrapper that became it."""
