@@ -316,7 +316,7 @@ def gauntlet(folder: Path, given: argparse.Namespace) -> dict[str, object]:
         report |= {"interventions": int(code == NO_RUN), "restarts": len(supervisor.codes) - 1}
         report |= {"exit_codes": dict(Counter(map(str, supervisor.codes)))}
         report |= {f"{word}_troubles": trouble.done[word] for word in ("worker", "driver", "disk")}
-        report["troubles_left"] = len(trouble.coming)
+        report |= {"troubles_left": len(trouble.coming), "pauses": supervisor.pauses()}
         if code != NO_RUN:
             report |= checked(root, given) | story(root)
         report["passed"] = code != NO_RUN and passed(report, given)
