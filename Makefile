@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help install demo test check bench soak slurm-deps clean
+.PHONY: help install demo test check bench soak gauntlet slurm-deps clean
 
 help:
 	@echo "make demo    install, run the protein campaign, seal its archive, ask it a question"
@@ -12,6 +12,7 @@ help:
 	@echo "make check   ruff, mypy (strict) and import-linter"
 	@echo "make bench   measure the engine against its limits and baselines (about 10 minutes)"
 	@echo "make soak    a run of 1,000,000 trials, memory watched (about 6 minutes)"
+	@echo "make gauntlet   as root: 40,000 trials that misbehave, processes killed, a disk filled (about 30 minutes)"
 	@echo "make slurm-deps   as root on Debian or Ubuntu: install SLURM, munge and MariaDB for the SLURM tests"
 
 install: $(READY)
@@ -38,6 +39,9 @@ bench: $(READY)
 
 soak: $(READY)
 	$(BIN)/python tests/benchmarks/soak.py
+
+gauntlet: $(READY)
+	$(BIN)/python tests/benchmarks/gauntlet.py
 
 # Only the programs matter: the tests bring up daemons of their own, in a temporary folder.
 slurm-deps: export DEBIAN_FRONTEND := noninteractive

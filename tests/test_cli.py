@@ -271,7 +271,7 @@ def test_plan(workflow: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert main(words) == 0
     text = capsys.readouterr().out
     for piece in (
-        "trials   48",
+        "trials    48",
         "16, 7 programs",
         "16 parts, 4 partitions by kind, population",
         "for 1,000 trials",

@@ -18,7 +18,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "staffa"
 
 ALLOWED = {
     "ambient._BLOCKS": "the context variable the runtime lives in: threads and tasks have their own",
-    "api.graph": "a callable without attributes: staffa.graph(…) and staffa.graph.reduce(…)",
+    "api.graphs.graph": "a callable without attributes: staffa.graph(…) and staffa.graph.reduce(…)",
     "campaign.runtime.runtime": "a callable without attributes: staffa.runtime(…) and staffa.runtime.current()",
     "cli.*app": "Typer collects commands while the module is imported; nothing is added later",
     "experiment.registry._IMPORTING": "a lock: sys.path and sys.modules belong to the process, not to us",

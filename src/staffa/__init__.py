@@ -13,8 +13,9 @@ from staffa.experiment.protocol import Experiment
 __version__ = "0.1.0"
 
 _LAZY = (
-    "Campaign", "Run", "attach", "consolidate", "deregister", "explain", "graph", "load", "plan", "register", "resume",
-    "retry", "run", "runtime", "scale", "status", "stop", "validate", "watch",
+    "Campaign", "Run", "Tracker", "attach", "cancel", "consolidate", "deregister", "diff", "expand", "explain",
+    "graph", "load", "plan", "reconcile", "register", "reproduce", "resume", "retry", "run", "runtime", "scale",
+    "shrink", "status", "stop", "usage", "validate", "verify", "watch",
 )  # fmt: skip
 
 __all__ = [
@@ -25,25 +26,32 @@ __all__ = [
     "PluginError",
     "Run",
     "StaffaError",
+    "Tracker",
     "WorkspaceError",
     "attach",
+    "cancel",
     "consolidate",
     "deregister",
+    "diff",
     "expand",
     "explain",
     "graph",
     "load",
     "plan",
-    "register",
     "reconcile",
+    "register",
+    "reproduce",
     "resume",
     "retry",
     "run",
     "runtime",
     "scale",
-    "shrink", "status",
+    "shrink",
+    "status",
     "stop",
+    "usage",
     "validate",
+    "verify",
     "watch",
 ]
 

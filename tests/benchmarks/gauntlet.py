@@ -34,7 +34,8 @@ import faulty
 
 SNAPSHOTS = 20
 FULL_SECONDS = 20.0
-"""How long the disk stays full."""
+"""How long the disk stays full at least; it goes on until the driver has met it, or `GIVEN_UP_SECONDS` are over."""
+GIVEN_UP_SECONDS = 180.0
 RESTART_SECONDS = 1.0
 NO_RUN = 2
 """Exit code of a run that only a person can mend."""
@@ -129,6 +130,10 @@ class Supervisor:
         self.start()
         return None
 
+    def pauses(self) -> int:
+        """How often a driver has said that it waits for room."""
+        return self.log.read_bytes().count(b", PAUSED: ")
+
     def driver(self) -> psutil.Process | None:
         """The driver itself, where the command is a wrapper that became it."""
         with contextlib.suppress(psutil.Error):
@@ -167,23 +172,25 @@ class Trouble:
         shares = self.chance.uniform(0.02, 0.97, len(words))
         self.coming = sorted(zip(shares.tolist(), words, strict=True))
         self.done: Counter[str] = Counter()
-        self.full_until = 0.0
+        self.full_since = 0.0
+        self.pauses = 0
 
     def look(self, share: float, supervisor: Supervisor) -> None:
         """Do what is due; one thing at a time."""
-        if self.full_until and time.monotonic() > self.full_until:
+        full = time.monotonic() - self.full_since if self.full_since else 0.0
+        if full > GIVEN_UP_SECONDS or (full > FULL_SECONDS and supervisor.pauses() > self.pauses):
             self.disk.make_room()
-            self.full_until = 0.0
+            self.full_since = 0.0
         if self.coming and share >= self.coming[0][0] and self._do(self.coming[0][1], supervisor):
             self.done[self.coming.pop(0)[1]] += 1
 
     def _do(self, word: str, supervisor: Supervisor) -> bool:
         workers = supervisor.workers()
-        if not workers or (word == "driver" and self.full_until):
+        if not workers or (word != "disk" and self.full_since):
             return False
         if word == "disk":
+            self.pauses, self.full_since = supervisor.pauses(), time.monotonic()
             self.disk.fill()
-            self.full_until = time.monotonic() + FULL_SECONDS
             return True
         victim = self.chance.choice(workers) if word == "worker" else supervisor.driver()
         with contextlib.suppress(psutil.Error):
@@ -309,7 +316,7 @@ def gauntlet(folder: Path, given: argparse.Namespace) -> dict[str, object]:
         report |= {"interventions": int(code == NO_RUN), "restarts": len(supervisor.codes) - 1}
         report |= {"exit_codes": dict(Counter(map(str, supervisor.codes)))}
         report |= {f"{word}_troubles": trouble.done[word] for word in ("worker", "driver", "disk")}
-        report["troubles_left"] = len(trouble.coming)
+        report |= {"troubles_left": len(trouble.coming), "pauses": supervisor.pauses()}
         if code != NO_RUN:
             report |= checked(root, given) | story(root)
         report["passed"] = code != NO_RUN and passed(report, given)

@@ -105,6 +105,18 @@ def looking() -> list[tuple[str, str, str]]:
     ]
 
 
+def managing() -> list[tuple[str, str, str]]:
+    """Expanding 100,000 trials by 1,000; 100,000 trivial trials against 10,000."""
+    grown, large = script("growing.py"), script("hundred_thousand.py")
+    untouched = "old files untouched" if grown["untouched"] else "OLD FILES CHANGED"
+    return [
+        ("expand 100,000 trials by 1,000 (whole command)", f"{grown['seconds']:.2f} s, {untouched}", "5 s, untouched"),
+        ("a trial of 100,000 / a trial of 10,000", f"{large['cost_ratio']:.2f}", "1.10 at most"),
+        ("driver's memory, 100,000 trials", f"{large['driver_mb_at_most']:.0f} MB", "700 MB"),
+        ("status during that run, longest", f"{large['status']['longest']:.2f} s", "1 s"),
+    ]
+
+
 def cooling(rounds: int, trials: int) -> list[tuple[str, str, str]]:
     """Consolidation against a plain pyarrow write."""
     with tempfile.TemporaryDirectory(dir=ROOT / "runs") as folder:
@@ -133,6 +145,7 @@ def main() -> None:
     rows += cooling(min(given.rounds, 3), given.trials)
     rows += planning()
     rows += looking()
+    rows += managing()
     rows += slurm()
     width = max(len(name) for name, _, _ in rows)
     print(f"{'figure':{width}}  {'measured':32}  must reach")

@@ -140,7 +140,7 @@ def test_what_one_archive_cannot_hold_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"'x\.mean' is both a parameter of the space and an output"):
         campaign.grow(config_of({"grid": {"x.mean": [1.0]}}))
     room.outputs = (replace(X, dtype="float64"),)
-    with pytest.raises(ConfigError, match="output 'x' is float32 .* but float64"):
+    with pytest.raises(ConfigError, match=r"output 'x' is float32 .* but float64"):
         campaign.grow(config_of({"grid": {"other": [1, 2]}}))
 
 

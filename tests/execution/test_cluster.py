@@ -71,3 +71,15 @@ def test_credentials_survive_a_restart_and_must_be_private(workspace: Workspace,
     with refused as caught, local_pool(workspace, 1, environment):
         pass
     assert "chmod" in caught.value.hint
+
+
+def test_this_process_keeps_its_own_variables(workspace: Workspace, tmp_path: Path, monkeypatch) -> None:
+    """A nanny sets its worker's variables where it lives; a notebook must not compute otherwise afterwards."""
+    monkeypatch.delenv("JAX_ENABLE_X64", raising=False)
+    monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=")
+    before = dict(os.environ)
+    environment = worker_environment(True, "threefry2x32", tmp_path / "cache")
+    with local_pool(workspace, 1, environment, dashboard=False) as pool:
+        there = pool.client.submit(os.getenv, "JAX_ENABLE_X64", pure=False).result(timeout=60)
+    assert there == "1"
+    assert dict(os.environ) == before

@@ -10,12 +10,17 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from execution.virtual import LIMITS, TRIALS, World, copied, template
+from execution.virtual import LIMITS, TRIALS, DriverKilled, World, copied, template
 from staffa.execution.board import NO_LIMIT_OF_ITS_OWN
+from staffa.execution.growing import desk_of
+from staffa.execution.verify import reopen
+from staffa.execution.wishes import Wishes
 from staffa.storage.books import fold
+from staffa.storage.lease import Lease
+from staffa.storage.ledger import Ledger
 from staffa.storage.states import State, census
 from staffa.storage.workspace import Workspace
 from staffa.trial import Outcome
@@ -25,12 +30,16 @@ ODDS = {
     "worker dies": 30, "committed all the same": 400, "yielded": 40, "machinery fails": 8, "dask forgets": 0,
     "damaged": 30, "driver killed": 12, "cancel": 20, "cancel a batch": 10, "retry": 20, "retry all": 8,
 }  # fmt: skip
+MUCH = ODDS | {
+    "worker dies": 60, "yielded": 120, "damaged": 150, "driver killed": 40, "cancel": 60, "cancel a batch": 30,
+    "retry": 80, "retry all": 20, "verify": 30,
+}  # fmt: skip
 
 EXPECTED = {
     Outcome.OK: {State.ARCHIVED},
     Outcome.NAN: {State.ARCHIVED},
     Outcome.CANCELLED: {State.CANCELLED},
-    **dict.fromkeys((Outcome.RAISED, Outcome.TIMEOUT, Outcome.KILLED), {State.QUARANTINED}),
+    **{outcome: {State.QUARANTINED} for outcome in (Outcome.RAISED, Outcome.TIMEOUT, Outcome.KILLED)},
 }
 
 
@@ -64,14 +73,36 @@ def check(world: World) -> Counter[State]:
     return states
 
 
+ARCHIVED_AND_CANCELLED = 1395, {4: ["raised"], 7: ["killed"]}, False
+"""Cancelled while what was damaged after it was archived was made anew."""
+HELD_FOR_NOTHING = 200001, {
+    2: ["timeout"], 18: ["ok"], 11: ["nan"], 7: ["killed", "killed", "raised", "raised"],
+    5: ["killed", "nan", "raised", "nan", "killed"],
+}, True  # fmt: skip
+"""Held for a checkpoint that was used up: the driver that was to hear of it was killed."""
+ARCHIVED_AND_RETRIED = 100018, {4: ["ok", "nan"], 16: ["nan", "nan", "killed"]}, True
+"""A NaN in the archive, tried again when its damaged data had been made anew."""
+NOT_ABOARD = 100000, {9: ["timeout"]}, True
+"""Readmitted while its batch was in flight, but without it: it had been cancelled before."""
+
+
+def found(case: tuple[int, dict[int, list[str]], bool]) -> Any:
+    return example(seed=case[0], fates=case[1], much=case[2])
+
+
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@found(ARCHIVED_AND_CANCELLED)
+@found(HELD_FOR_NOTHING)
+@found(ARCHIVED_AND_RETRIED)
+@found(NOT_ABOARD)
 @given(
     seed=st.integers(0, 2**32),
     fates=st.dictionaries(st.integers(0, TRIALS - 1), st.lists(FATE, min_size=1, max_size=5), max_size=8),
+    much=st.booleans(),
 )
-def test_no_transition_is_illegal(planned: Workspace, seed: int, fates: dict[int, list[str]]) -> None:
+def test_no_transition_is_illegal(planned: Workspace, seed: int, fates: dict[int, list[str]], much: bool) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        world = World(copied(planned, Path(folder)), random.Random(seed), fates, dict(ODDS))
+        world = World(copied(planned, Path(folder)), random.Random(seed), fates, dict(MUCH if much else ODDS))
         world.complete()
         check(world)
 
@@ -179,3 +210,89 @@ def test_cancelled_and_wanted_again(planned: Workspace, tmp_path: Path) -> None:
     world.members()  # no driver: nobody to ask
     assert world.drive() == "finished"
     assert check(world) == {State.CANCELLED: 5, State.ARCHIVED: 17}
+
+
+def damaged(world: World, batch: int) -> None:
+    """A batch of the first group is not what was committed any more; that is found out, and it is to be made anew."""
+    with Lease.acquire(world.workspace.lease) as lease, Ledger.open(world.workspace, lease, world.clock) as ledger:
+        desk = desk_of(world.workspace, ledger)
+        shard = desk.stores[0].chunk("y", batch, 0)
+        shard.write_bytes(shard.read_bytes()[::-1] + b"!")
+        assert reopen(Wishes(desk), [f"g0/{batch}"]) == [f"g0/{batch}"]
+
+
+def test_what_is_archived_stays_done_though_it_is_made_anew(planned: Workspace, tmp_path: Path) -> None:
+    world = World(copied(planned, tmp_path), random.Random(3), {}, {})
+    assert world.drive() == "finished"
+    damaged(world, 0)
+    told: list[dict[str, int]] = []
+
+    def ask() -> None:
+        assert world.runner is not None
+        wishes, runner = world.runner.wishes, world.runner
+        if not told:
+            told.append(wishes.cancel(runner.stores[0].digests(0), "while it waits"))
+        elif len(told) == 1 and (0, 0) in runner.board.flying:
+            told.append(wishes.cancel(runner.stores[0].digests(0), "while it flies"))
+
+    world._wish = ask  # type: ignore[method-assign]
+    assert world.drive() == "finished"
+    assert told == [{"trials": 0, "flying": 0, "kept": 4}] * 2
+    assert check(world) == {State.ARCHIVED: TRIALS}
+
+
+def test_what_is_archived_is_not_listed_as_failed(planned: Workspace, tmp_path: Path) -> None:
+    """A trial that fails when its damaged data are made anew: those in the archive are there all the same."""
+    world = World(copied(planned, tmp_path), random.Random(3), {5: ["raised"]}, {})
+    assert world.drive() == "finished"
+    assert check(world) == {State.ARCHIVED: TRIALS - 1, State.QUARANTINED: 1}
+    damaged(world, 0)
+    world.fates[2] = ["raised"]
+    assert world.drive() == "finished"
+    marks = {place: outcome for _, outcome, place in world.courses()}
+    assert marks[2] is marks[5] is Outcome.RAISED
+    listed = [row["place"] for row in pq.read_table(world.workspace.failed).to_pylist()]
+    assert listed == [5] and len(archived(world.workspace)) == TRIALS - 1
+
+
+def test_a_part_is_not_written_while_it_is_read(planned: Workspace, tmp_path: Path) -> None:
+    """A retry that is asked for while its part is being sealed waits until it is; what it brings is a supplement."""
+    world = World(copied(planned, tmp_path), random.Random(3), {1: ["raised", "raised", "ok"]}, {})
+    asked: list[int] = []
+
+    def ask() -> None:
+        assert world.runner is not None
+        board = world.runner.board
+        if not asked and 0 in board.sealing:
+            asked.append(world.runner.wishes.retry([world.places[1]["trial"]]))
+        assert not (0 in board.sealing and board.flying & {(0, 0), (0, 1)})
+
+    world._wish = ask  # type: ignore[method-assign]
+    assert world.drive() == "finished" and asked == [1]
+    assert check(world) == {State.ARCHIVED: TRIALS}
+    parts = [event["part"] for event in world.events() if event["event"] == "part_sealed"]
+    assert "part-00000-s1" in parts
+
+
+def test_readmitted_though_its_batch_once_went_on_elsewhere(planned: Workspace, tmp_path: Path) -> None:
+    """A batch that yielded and was cancelled whole is not gone on with: nobody waits for that."""
+    world = World(copied(planned, tmp_path), random.Random(3), {}, {"yielded": 900})
+    trials = [row["trial"] for row in world.places[:4]]
+    asked: list[str] = []
+
+    def ask() -> None:
+        assert world.runner is not None
+        wishes, segments = world.runner.wishes, world.runner.ledger.books.segments
+        if not asked and "g0/0" in segments:
+            asked.append("cancel")
+            assert wishes.cancel(trials)["trials"] == 4
+        elif asked and not wishes.pending:
+            assert "g0/0" in segments
+            wishes._say_readmitted((0, 0), {0, 1, 2, 3})  # noted, and killed before a mark was set
+            raise DriverKilled
+
+    world._wish = ask  # type: ignore[method-assign]
+    assert world.drive() == "killed"
+    world._wish, world.odds = lambda: None, {}  # type: ignore[method-assign]
+    assert world.drive() == "finished"
+    assert check(world) == {State.ARCHIVED: TRIALS}

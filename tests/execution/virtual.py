@@ -28,6 +28,7 @@ from staffa.campaign.config import load_frozen
 from staffa.execution.pool import Departure, Member
 from staffa.execution.prepare import create, current_plan, open_stores, plan_digest, unfolded
 from staffa.execution.runner import Runner
+from staffa.execution.verify import reopen
 from staffa.storage.lease import Lease
 from staffa.storage.ledger import Ledger, history
 from staffa.storage.states import Course, Seat
@@ -149,7 +150,7 @@ class World:
         self.workspace = Workspace(root)
         self.plan, _ = current_plan(self.workspace)
         self.config = load_frozen(self.workspace.campaign_yaml, directory=self.workspace.code).campaign
-        self.chance, self.fates, self.odds = chance, fates, odds
+        self.chance, self.fates, self.odds = chance, {place: [*own] for place, own in fates.items()}, odds
         self.clock = Clock()
         self.happened: Counter[str] = Counter()
         self.wishes: list[tuple[str, Any]] = []
@@ -176,7 +177,8 @@ class World:
         return fate
 
     def happens(self, what: str) -> bool:
-        if self.chance.randrange(1000) >= self.odds.get(what, 0):
+        # What is not spoken of draws no number: what was found with one seed is found again.
+        if what not in self.odds or self.chance.randrange(1000) >= self.odds[what]:
             return False
         self.happened[what] += 1
         return True
@@ -272,6 +274,19 @@ class World:
             self._try(flight, future)
 
     def _try(self, flight: Any, future: Future) -> None:
+        guilty = self._deadly(flight)
+        if guilty is not None:
+            lane, place = guilty
+            fate = self._pop(place)
+            self.happened[fate] += 1
+            self._die(flight, (lane, fate == "timeout"))
+            return
+        self._end(future)
+        if self.happens("damaged"):
+            self._damage(self.runner.stores[flight.batch[0]], flight.batch[1])  # type: ignore[union-attr]
+
+    def _deadly(self, flight: Any) -> tuple[int, int] | None:
+        """The first lane of a batch that takes its process down, and its place; None where all is well."""
         order = flight.next
         store = self.runner.stores[flight.batch[0]]  # type: ignore[union-attr]
         status = store.status(flight.batch[1])
@@ -285,13 +300,8 @@ class World:
             place = int(store.column("place")[flight.batch[1] * store.layout.batch + lane])
             head = self.fates.get(place, ["ok"])[0]
             if head in ("killed", "timeout"):
-                self._pop(place)
-                self.happened[head] += 1
-                self._die(flight, (lane, head == "timeout"))
-                return
-        self._end(future)
-        if self.happens("damaged"):
-            self._damage(store, flight.batch[1])
+                return lane, place
+        return None
 
     def _end(self, future: Future) -> None:
         try:
@@ -327,19 +337,20 @@ class World:
         for other in list(self.runner.flights.values()):  # type: ignore[union-attr]
             if other.member.address == member.address:
                 if self.happens("committed all the same") and not other.is_seal and other is not flight:
-                    self._quietly(other.future)
+                    self._quietly(other)
                 other.future.end(error=KilledWorker())
 
-    def _quietly(self, future: Future) -> None:
-        """A task does its work, and nobody hears of it."""
-        with contextlib.suppress(Exception):
-            self._compute(future)
+    def _quietly(self, flight: Any) -> None:
+        """A task does its work, unless it dies of it, and nobody hears of it."""
+        if self._deadly(flight) is None:
+            with contextlib.suppress(Exception):
+                self._compute(flight.future)
 
     # What people ask
 
     def _wish(self) -> None:
         runner = self.runner
-        if runner is None or not runner.flights and not runner.board.waiting:
+        if runner is None or (not runner.flights and not runner.board.waiting):
             return
         names = [row["trial"] for row in self.places]
         if self.happens("cancel"):
@@ -359,6 +370,9 @@ class World:
         if self.happens("retry all"):
             self.wishes.append(("retry", None))
             runner.wishes.retry(None)
+        if self.happens("verify"):
+            every = [f"g{n}/{batch}" for n, group in enumerate(self.plan.groups) for batch in range(group.batches)]
+            self.wishes.append(("verify", reopen(runner.wishes, every)))
 
     # Drivers
 
@@ -382,7 +396,7 @@ class World:
             except DriverKilled:
                 for flight in runner.flights.values():
                     if not flight.is_seal and self.chance.random() < 0.5:
-                        self._quietly(flight.future)
+                        self._quietly(flight)
                 return "killed"
             finally:
                 self.runner = None

@@ -234,6 +234,17 @@ def test_failed_and_unwanted_lanes_stay_so_across_a_checkpoint(lab: Lab, spec: S
     assert going.outputs["x"].tobytes() == run.segments[2]["x"].tobytes()
 
 
+def test_a_lane_that_is_wanted_no_more_is_aboard_and_brings_nothing(lab: Lab, spec: Spec, healthy: Run) -> None:
+    """It was cancelled while its batch waited to go on; the others are computed as they would have been."""
+    wanted = healthy.inputs.wanted.copy()
+    wanted[3] = False
+    inputs = replace(healthy.inputs, wanted=wanted)
+    going = restored(checkpoint(healthy.after[1]), {}, inputs, lab.program(spec, WIDTH))
+    going = lab.performer(spec).sample(going, 2)
+    assert outcomes(going.outcomes)[3] == "padding"
+    assert going.outputs["x"][wanted].tobytes() == healthy.segments[1]["x"][wanted].tobytes()
+
+
 # ---- memory
 
 

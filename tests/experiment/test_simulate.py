@@ -75,7 +75,7 @@ def loop_of(folder: Path, name: str, params: list[dict[str, Any]], sampling: Sam
 
 
 def run(loop: Loop, lanes: list[int] | None = None) -> Loop:
-    loop.run(range(len(loop.words)) if lanes is None else lanes, unguarded, lambda: True)
+    loop.run(range(len(loop.words)) if lanes is None else lanes, unguarded, lambda: None)
     return loop
 
 
@@ -125,9 +125,8 @@ def test_every_trial_stands_alone_in_the_guard_and_finished_ones_are_not_done_ag
         seen.append(list(lanes))
         yield
 
-    def progressed() -> bool:
+    def progressed() -> None:
         counted.append(int((loop.outcomes == Outcome.OK).sum()))
-        return True
 
     loop.run(range(5), guard, progressed)
     assert seen == [[0], [2], [3]] and counted == [2, 3, 4]

@@ -283,6 +283,8 @@ def test_a_job_that_goes_is_replaced_and_a_new_driver_takes_over(machine: Machin
     assert [event["jobs"] for event in first] == [3]
     machine.run(["scancel", f"{first[0]['array']}_1"])
     site.until(lambda facts: len(site.told("jobs_submitted")) == 2 and three(facts), "a fourth")
+    # It is replaced as soon as it ends, and over only once SLURM has cleaned up after it.
+    site.until(lambda facts: bool(site.told("job_ended")), "its end")
     assert site.told("job_ended")[0]["state"] == "CANCELLED"
 
     # slurmctld comes back with all it knew; squeue's silence concludes nothing.

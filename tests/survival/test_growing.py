@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import staffa
-from staffa import api
+from staffa.api import holding
 from staffa.storage.workspace import Workspace
 from survival.accidents import assert_checksums, assert_manifest, failed, status, table
 
@@ -147,7 +147,7 @@ def test_a_driver_takes_up_what_is_added_dropped_and_asked_back_while_it_runs(la
 
 
 def test_a_driver_killed_while_it_takes_up_a_generation(lab, monkeypatch):
-    monkeypatch.setattr(api, "ANSWER_SECONDS", 5.0)
+    monkeypatch.setattr(holding, "ANSWER_SECONDS", 5.0)
     lab.hold("step-1")
     lab.trap("publish", "driver", r"/metadata/plan-1\.json$")
     lab.start("run", lab.campaign("Gated"))

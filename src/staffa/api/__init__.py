@@ -3,33 +3,54 @@
 The command line and notebooks call these and nothing else.
 """
 
-from staffa.api.declaring import Campaign, load, plan, scripts
-from staffa.api.driving import consolidate, drive, resume, retry, run, scale, stop
+from staffa.ambient import deregister, register
+from staffa.api.changing import cancel, expand, reconcile, retry, shrink, verify
+from staffa.api.comparing import diff, reproduce
+from staffa.api.declaring import Campaign, describe_profile, load, plan, plugins, profiles, scripts, validate
+from staffa.api.driving import consolidate, drive, resume, run, scale, stop
 from staffa.api.graphs import Graph, graph
-from staffa.api.looking import Run, attach, events, explain, status, usage, watch
+from staffa.api.looking import Run, attach, events, explain, status, telemetry, usage, watch
 from staffa.api.machines import doctor, reap
+from staffa.campaign.runtime import runtime
+from staffa.execution.trackers import Tracker
 
 __all__ = [
     "Campaign",
     "Graph",
     "Run",
+    "Tracker",
     "attach",
+    "cancel",
     "consolidate",
+    "deregister",
+    "describe_profile",
+    "diff",
     "doctor",
     "drive",
     "events",
+    "expand",
     "explain",
     "graph",
     "load",
     "plan",
+    "plugins",
+    "profiles",
     "reap",
+    "reconcile",
+    "register",
+    "reproduce",
     "resume",
     "retry",
     "run",
+    "runtime",
     "scale",
     "scripts",
+    "shrink",
     "status",
     "stop",
+    "telemetry",
     "usage",
+    "validate",
+    "verify",
     "watch",
 ]

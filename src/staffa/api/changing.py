@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import contextlib
+import math
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from staffa.api.holding import alive, ask, driven
 from staffa.errors import ConfigError
 from staffa.storage.ledger import Ledger
+from staffa.storage.states import State
 from staffa.storage.workspace import Workspace
+from staffa.trial import DIGEST_BYTES
 
 if TYPE_CHECKING:
     from staffa.execution.growing import Proposal
+    from staffa.execution.wishes import Wishes
 
 PROPOSALS = 5
 """How often a change is proposed anew, where the campaign has changed meanwhile."""
@@ -111,20 +117,126 @@ def reconcile(root: str | Path) -> dict[str, Any]:
     return {"root": str(workspace.root), **reply, "next": _next(workspace, reply.get("admitted", 0))}
 
 
-def retry(root: str | Path) -> dict[str, Any]:
-    """Try failed and quarantined trials again: by the live driver, or at the next `resume`."""
-    workspace = Workspace.open(root)
-    if alive(workspace):
-        return ask(workspace, "retry")
-    from staffa.execution.prepare import load_plan, open_stores
-    from staffa.execution.tally import failed_trials
+def retry(
+    root: str | Path, trials: Iterable[str] | None = None, *, where: str | None = None, quarantined: bool = False
+) -> dict[str, Any]:
+    """Try failed and quarantined trials again: by the live driver, or at the next `resume`.
 
-    count = 0
+    Arguments:
+    - `trials`: digests of those that are meant; also cancelled ones.
+    - `where`: SQL over the parameters and `outcome` that chooses them: `outcome = 'timeout' and scale > 2`.
+    - `quarantined`: only those that were given up.
+    """
+    workspace = Workspace.open(root)
+    if quarantined:
+        trials = _given_up(workspace)
+    chosen = _chosen(workspace, trials, where)
+    if alive(workspace):
+        return ask(workspace, "retry", trials=chosen)
+    with _wishes(workspace) as wishes:
+        count = wishes.retry(chosen)
+        wishes.settle(math.inf)
+    return {"done": True, "trials": count, "next": _next(workspace, count)}
+
+
+def cancel(
+    root: str | Path, trials: Iterable[str] | None = None, *, where: str | None = None, why: str = ""
+) -> dict[str, Any]:
+    """Have trials not run, or not finished; what has data keeps it. `retry` brings them back.
+
+    Arguments:
+    - `trials`: digests of those that are meant; `where`: SQL over the parameters and `outcome` that chooses
+      them. Without either, all that have no data yet.
+    - `why`: is kept, and told by `explain`.
+
+    Returns how many `trials` are cancelled, how many of them are `flying`, and how many were named and
+    are `kept`, since they have data.
+    """
+    workspace = Workspace.open(root)
+    chosen = _chosen(workspace, trials, where)
+    if alive(workspace):
+        return ask(workspace, "cancel", trials=chosen, why=why)
+    with _wishes(workspace) as wishes:
+        told = wishes.cancel(chosen, why)
+        wishes.settle(math.inf)
+    return {"done": True, **told, "next": _next(workspace, 0)}
+
+
+def verify(root: str | Path, *, every: bool = False) -> dict[str, Any]:
+    """Read back what was committed and sealed, and compare checksums; have damaged batches done again.
+
+    Arguments:
+    - `every`: all of it, not a sample.
+
+    Returns what was read of `hot` and `archive`, with what is `damaged`, and the batches that are done
+    `again`; `sound` where nothing is.
+    """
+    from staffa.execution.prepare import load_plan, open_stores
+    from staffa.execution.reduce import archive_layout
+    from staffa.execution.verify import read_archive, read_back
+    from staffa.storage.archive import Archive
+    from staffa.storage.books import fold
+    from staffa.storage.ledger import history
+
+    workspace = Workspace.open(root)
+    plan = load_plan(workspace)
+    flying = list(fold(history(workspace)).flying) if alive(workspace) else []
+    hot = read_back(plan, open_stores(workspace, plan), every=every, chance=random.Random(), flying=flying)
+    sealed = read_archive(Archive(workspace.archive, archive_layout(plan)), every=every)
+    again = _mended(workspace, list(hot["damaged"])) if hot["damaged"] else []
+    sound = not (hot["damaged"] or sealed["damaged"])
+    return {"root": str(root), "sound": sound, "hot": hot, "archive": sealed, "again": again}
+
+
+def _mended(workspace: Workspace, batches: list[str]) -> list[str]:
+    if alive(workspace):
+        return list(ask(workspace, "mend", batches=batches).get("batches", ()))
+    from staffa.execution.verify import reopen
+
+    with _wishes(workspace) as wishes:
+        return reopen(wishes, batches)
+
+
+@contextlib.contextmanager
+def _wishes(workspace: Workspace) -> Iterator[Wishes]:
+    """Where requests for single trials are dealt with while no driver is at work."""
+    from staffa.execution.growing import desk_of
+    from staffa.execution.wishes import Wishes
+
     with driven(workspace) as lease, Ledger.open(workspace, lease) as ledger:
-        for trial in failed_trials(open_stores(workspace, load_plan(workspace))):
-            ledger.append({"event": "readmitted", "trial": trial})
-            count += 1
-    return {"done": True, "trials": count, "next": f"staffa {'resume' if count else 'status'} {root}"}
+        yield Wishes(desk_of(workspace, ledger))
+
+
+def _chosen(workspace: Workspace, trials: Iterable[str] | None, where: str | None) -> list[str] | None:
+    if where is None:
+        return None if trials is None else [_digest(workspace, str(trial)) for trial in trials]
+    if trials is not None:
+        raise ConfigError("trials by name and by a condition at the same time", "say one, then the other")
+    from staffa.views.selection import select_trials
+
+    return [str(trial) for trial in select_trials(workspace, where)["trial"].to_pylist()]
+
+
+def _digest(workspace: Workspace, trial: str) -> str:
+    """A trial's digest: it may be named by its index, or by the beginning of its digest."""
+    if len(trial) == 2 * DIGEST_BYTES:
+        return trial
+    from staffa.storage.roster import find_trial
+
+    row = find_trial(workspace.rosters, trial)
+    if row is None:
+        raise ConfigError(
+            f"{trial!r} names no trial of '{workspace.root}', or more than one", "give its index, or more of its digest"
+        )
+    return str(row["trial"])
+
+
+def _given_up(workspace: Workspace) -> list[str]:
+    from staffa.storage.books import fold
+    from staffa.storage.ledger import history
+
+    states = fold(history(workspace)).states
+    return [trial for trial, word in states.items() if word == State.QUARANTINED and "/" not in trial]
 
 
 def _changed(workspace: Workspace, propose: Callable[[], Proposal], dry_run: bool) -> dict[str, Any]:
@@ -147,7 +259,7 @@ def _changed(workspace: Workspace, propose: Callable[[], Proposal], dry_run: boo
         # Somebody else was faster; or the driver ended before it looked.
         if reply["done"] or not (reply.get("stale") or (live and not alive(workspace))):
             break
-    found = proposal.facts["added"] if "added" in proposal.facts else 0
+    found = proposal.facts.get("added", 0)
     return {**proposal.facts, **reply, "dry_run": False, "next": _next(workspace, found + reply.get("readmitted", 0))}
 
 

@@ -32,7 +32,7 @@ def reproduce(
     return again(Workspace.open(root), trials=trials, seed=seed, tolerance=tolerance, width=width)
 
 
-def _side(path: str | Path) -> Any:
+def _side(path: str | Path) -> Side:
     from staffa.views.diff import declared_side, stored_side
 
     if Path(path).is_dir():

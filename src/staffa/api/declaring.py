@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from staffa.ambient import current
 from staffa.campaign.config import Declaration
-from staffa.campaign.config import load as load_declaration
+from staffa.campaign.runtime import defaults, read
 from staffa.errors import ClusterError, ConfigError
 from staffa.storage.workspace import Workspace
 
@@ -79,7 +80,7 @@ def profiles(place: str | Path = ".", *, workflow: str | Path | None = None) -> 
     return {"folder": str(found), "profiles": list(listed(found))}
 
 
-def profile(name: str, place: str | Path = ".", *, workflow: str | Path | None = None) -> dict[str, Any]:
+def describe_profile(name: str, place: str | Path = ".", *, workflow: str | Path | None = None) -> dict[str, Any]:
     """Everything a profile says."""
     from staffa.campaign.profiles import described, find, folder
 
@@ -93,15 +94,32 @@ def plugins(family: str | None = None) -> dict[str, Any]:
     return facts(listed(family))
 
 
-def plan(campaign: Campaign | str | Path, **options: Any) -> Prepared:
-    """Unfold a campaign in memory: what will run, in how many batches and files. Writes nothing.
+def plan(
+    campaign: Campaign | str | Path,
+    *,
+    pilot: bool = False,
+    past: str | Path | None = None,
+    tell: Callable[[str], None] = lambda text: None,
+    **options: Any,
+) -> Prepared:
+    """Unfold a campaign in memory: what will run, in how many batches and files, and what it takes (`estimate`).
 
-    Raises `ConfigError` for what cannot be, a cluster's limits included where SLURM can be asked.
+    Arguments:
+    - `pilot`: find out what it takes: a few trials of each program, on a worker of each pool that samples.
+    - `past`: read it from the receipts of this run instead. Left out, a run in the campaign's own folder,
+      or of the same programs beside it, is used by itself.
+    - `tell`: told what a pilot is waiting for.
+
+    Nothing stays on the disk but what a pilot compiled, in the compile cache. Raises `ConfigError` for
+    what cannot be or fit, a cluster's limits included where SLURM can be asked.
     """
+    from staffa.execution.estimating import estimated
     from staffa.execution.prepare import unfolded
 
     campaign = campaign_of(campaign, options)
-    return replace(unfolded(campaign.declaration), cluster=_cluster_facts(campaign))
+    prepared = replace(unfolded(campaign.declaration), cluster=_cluster_facts(campaign))
+    run = None if past is None else Path(past)
+    return estimated(prepared, campaign.root, pilot=pilot, past=run, tell=tell)
 
 
 def scripts(campaign: Campaign | str | Path, **options: Any) -> dict[str, str]:

@@ -3,30 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from staffa.ambient import current
 from staffa.api.declaring import Campaign, campaign_of, located
+from staffa.api.holding import alive, ask, driven
 from staffa.api.looking import Run, status
 from staffa.campaign.config import Declaration, load_frozen
 from staffa.errors import ClusterError, ConfigError, WorkspaceError
 from staffa.experiment.plugins import exported
-from staffa.storage import control
-from staffa.storage.files import DISK
-from staffa.storage.lease import Holder, Lease, read_lease
-from staffa.storage.ledger import Ledger
+from staffa.storage.lease import Lease
 from staffa.storage.workspace import Workspace
 
 if TYPE_CHECKING:
     from staffa.execution.chronicle import Listener
     from staffa.execution.ending import Ended
-    from staffa.execution.growing import Proposal
     from staffa.execution.prepare import Prepared
-
-ANSWER_SECONDS = 30.0
-PROPOSALS = 5
-"""How often a change is proposed anew, where the campaign has changed meanwhile."""
 
 
 def run(
@@ -105,13 +99,16 @@ def resume(
     - `cluster`, `set`: another machine, other patience; what is computed cannot be changed any more.
     - `detach`: return at once; the driver goes on by itself.
     """
+    from staffa.execution.company import check_company
     from staffa.execution.prepare import check_unchanged
 
     _check_detachable(detach, client)
     cluster = cluster if cluster is not None else current().cluster
     workspace = Workspace.open(root)
-    declaration = load_frozen(workspace.campaign_yaml, directory=workspace.code, cluster=cluster, overrides=tuple(set))
+    declaration = load_frozen(workspace.frozen, directory=workspace.code, cluster=cluster, overrides=tuple(set))
     check_unchanged(declaration, workspace)
+    with located(declaration):
+        check_company(declaration)
     if client is None:
         _check_machine(workspace, declaration, detach)
     with driven(workspace) as lease:
@@ -139,7 +136,7 @@ def drive(
     from staffa.execution.slurm.driver import drive_command
 
     workspace = Workspace.open(root)
-    declaration = load_frozen(workspace.campaign_yaml, directory=workspace.code, cluster=cluster, overrides=tuple(set))
+    declaration = load_frozen(workspace.frozen, directory=workspace.code, cluster=cluster, overrides=tuple(set))
     wait_for_lease(workspace)
     with driven(workspace) as lease:
         heirs = drive_command(workspace, cluster, tuple(set))
@@ -152,9 +149,9 @@ def drive(
 def consolidate(root: str | Path, *, client: Any = None, listeners: Iterable[Listener] = ()) -> dict[str, Any]:
     """Seal every ripe part: asked of the live driver, or done here if there is none."""
     workspace = Workspace.open(root)
-    if _alive(workspace):
-        return _ask(workspace, "consolidate")
-    declaration = load_frozen(workspace.campaign_yaml, directory=workspace.code)
+    if alive(workspace):
+        return ask(workspace, "consolidate")
+    declaration = load_frozen(workspace.frozen, directory=workspace.code)
     with driven(workspace) as lease:
         _drive(workspace, declaration, lease, client, False, listeners, seal=True, progress=False)
     return {"done": True, **status(root)}
@@ -163,8 +160,8 @@ def consolidate(root: str | Path, *, client: Any = None, listeners: Iterable[Lis
 def stop(root: str | Path) -> dict[str, Any]:
     """Ask the live driver to issue no more batches and end when those in flight are committed."""
     workspace = Workspace.open(root)
-    if _alive(workspace):
-        return _ask(workspace, "stop")
+    if alive(workspace):
+        return ask(workspace, "stop")
     from staffa.execution.slurm.driver import cancel_driver, waiting_driver
 
     if not waiting_driver(workspace):
@@ -173,28 +170,16 @@ def stop(root: str | Path) -> dict[str, Any]:
     return {"done": True, "why": f"the driver's job {job} was cancelled" if job else "no driver is running"}
 
 
-
-
-
-
-
-
-
-
-
-
-
-
 def scale(root: str | Path, workers: Mapping[str, int] | Iterable[str]) -> dict[str, Any]:
     """Have the live driver keep other numbers of workers: `{"gpu": 16}`, or `["gpu=16"]`."""
     workspace = Workspace.open(root)
     wanted = dict(workers) if isinstance(workers, Mapping) else dict(_assigned(word) for word in workers)
-    if not _alive(workspace):
+    if not alive(workspace):
         raise ClusterError(
             f"no driver of {root} is running: there is nothing to scale",
             f"staffa resume {root} --set cluster.pools.{next(iter(wanted), 'gpu')}.workers=16",
         )
-    return _ask(workspace, "scale", workers=wanted)
+    return ask(workspace, "scale", workers=wanted)
 
 
 def _assigned(word: str) -> tuple[str, int]:
@@ -261,12 +246,6 @@ def planned(workspace: Workspace, declaration: Declaration, prepared: Prepared |
         create(prepared, workspace)
 
 
-
-
-
-
-
-
 def _drive(
     workspace: Workspace,
     declaration: Declaration,
@@ -301,7 +280,3 @@ def _detached(workspace: Workspace, declaration: Declaration, accept: bool, resu
 
     detach(workspace, declaration, accept)
     return Run(workspace.root, None, resumed)
-
-
-
-

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from staffa.api.declaring import Campaign, campaign_of, plan
-from staffa.api.driving import driven, planned
+from staffa.api.driving import planned
+from staffa.api.holding import driven
 from staffa.api.looking import Run
 from staffa.errors import ConfigError, WorkspaceError
 from staffa.storage.ledger import history

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -127,10 +127,16 @@ def usage(root: str | Path) -> dict[str, Any]:
     return usage_facts(workspace, lambda pools, since: accounted(workspace, pools, since))
 
 
+def telemetry(source: str | Path, event: str | None = None, *, show: Iterable[str] = ()) -> dict[str, Any]:
+    """What a campaign's events (or one journal's) add up to: mean, percentiles and maximum of every number.
 
+    Arguments:
+    - `event`: the kind of events; by default those of settled batches.
+    - `show`: fields, or what they stand in, such as `timings`; by default all.
+    """
+    from staffa.views.telemetry import DEFAULT_EVENT, telemetry_facts
 
-
-
+    return telemetry_facts(source, event or DEFAULT_EVENT, tuple(show))
 
 
 def events(root: str | Path) -> Iterator[dict[str, Any]]:

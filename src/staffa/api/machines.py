@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    pass
+from staffa.ambient import current
+from staffa.storage.workspace import Workspace
 
 
 def doctor(
@@ -40,7 +40,7 @@ def doctor(
         Path(found.storage.root),
         x64=found.execution.x64,
         prng=found.execution.prng,
-        telemetry=getattr(found.execution, "telemetry", True),
+        telemetry=found.execution.telemetry,
         workers=found.execution.workers,
         patience=patience,
         tell=tell or (lambda text: None),

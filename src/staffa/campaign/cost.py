@@ -1,7 +1,6 @@
-"""What a campaign will take: memory, bytes, hours; and the refusal of what cannot fit. Pure.
+"""What programs take on the workers they run on, and how that is carried over to another plan. Pure.
 
-A `Cost` is what a program takes on one kind of worker: measured by a pilot, or read from the
-receipts of a run. Without any, only what follows from shapes is known.
+A `Cost` is measured by a pilot, or read from the receipts of a run.
 """
 
 from __future__ import annotations
@@ -9,29 +8,21 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from staffa.campaign.machine import shapes
+from staffa.campaign.machine import JobShape, shapes
 from staffa.campaign.model import CampaignConfig
 from staffa.campaign.plan import Group, Plan, bytes_per_trial
-from staffa.errors import ConfigError
 from staffa.trial import Outcome, canonical
 
+SHAPES, PILOT = "shapes", "pilot"
+"""Sources besides a run: nothing was measured, or a few trials were."""
 DISK_THREADS = 2
 """Writes a worker does at a time, beside its device."""
-COPIES = 4
-"""Of what a lane carries and records, as long as nothing is measured: state and outputs, old and new."""
-ARCHIVE_SHARE = 1.1
-"""Bytes of the archive for each byte of the hot store, unless a run has told."""
-STARTUP_SECONDS = 5.0
-"""Until the first local worker is there."""
-MARGIN, SETTLE_SECONDS = 1.1, 3.0
-"""What has to end before a job is cut off gets so much more time than it took."""
-HOUR = 3600.0
-UNITS = {"gpu_hours": "GPU-hours", "node_hours": "node-hours", "hours": "hours"}
+NO_DEVICE = frozenset({"", "-1", "NoDevFiles"})
 
 
 @dataclass(frozen=True)
@@ -40,14 +31,17 @@ class Cost:
 
     Arguments:
     - `program`: see `program_of`; `sampler`: the experiment's reference.
-    - `source`: `pilot`, or the folder of the run whose receipts were read.
+    - `source`: `pilot`, or `run FOLDER` where receipts were read.
     - `width`: lanes of one call; 1 for plain Python.
-    - `begin`: seconds of a call before its first segment: initialize and warm-up.
+    - `begin`: seconds of a call before its first segment: initialize, and `warm` warm-up steps.
     - `segment`: seconds of a call for one segment of `steps` steps.
     - `compile`: seconds until its programs are there, the first time.
     - `write`: seconds a trial takes on the disk.
-    - `stored`, `archived`: bytes of a trial in the hot store and in the archive (None: not known).
-    - `memory`: bytes of the device that a call takes; `limit`: what the device has (None: not known).
+    - `stored`, `archived`: bytes of a trial in the hot store and in the archive (None: not known);
+      `plain`: what it would be without compression.
+    - `memory`: bytes of the device that a call takes; `limit`: what the device has (None: not known);
+      `lane`: what one lane carries and records, by its shapes.
+    - `note`: what is to be said of the source.
     """
 
     program: str
@@ -65,6 +59,10 @@ class Cost:
     archived: float | None = None
     memory: int | None = None
     limit: int | None = None
+    warm: int = 0
+    plain: int = 1
+    lane: int = 1
+    note: str = ""
 
     def calls(self, trials: int) -> int:
         """Calls of the device it takes for so many trials of a batch."""
@@ -82,9 +80,25 @@ class Cost:
         """Bytes of the device that `width` lanes take, in proportion."""
         return None if self.memory is None else math.ceil(self.memory * width / self.width)
 
-    def scaled(self, steps: int) -> Cost:
-        """The same for segments of another length."""
-        return replace(self, segment=self.segment * steps / max(self.steps, 1), steps=steps)
+    def fitted(self, plan: Plan, group: Group) -> Cost:
+        """The same for a group of another plan, in proportion: other draws, warm-up, segments, batches."""
+        steps, warm, width = segment_steps(plan, group), warm_steps(plan, group), width_in(plan, group, self.width)
+        plain, lane, wider = bytes_per_trial(group, plan.sampling.draws), lane_bytes(plan, group), width / self.width
+        step, size = self.segment / max(self.steps, 1), plain / max(self.plain, 1)
+        return replace(
+            self,
+            width=width,
+            begin=max(self.begin + (warm - self.warm) * step, 0.0) * wider,
+            segment=step * steps * wider,
+            steps=steps,
+            warm=warm,
+            write=self.write * size,
+            stored=self.stored * size,
+            archived=None if self.archived is None else self.archived * size,
+            memory=None if self.memory is None else math.ceil(self.memory * wider * lane / max(self.lane, 1)),
+            plain=plain,
+            lane=lane,
+        )
 
 
 @dataclass(frozen=True)
@@ -92,113 +106,52 @@ class Seats:
     """The workers of a pool that sample.
 
     Arguments:
-    - `gpus`, `nodes`: how many they hold together; `gpus` is None where that shows only there.
+    - `gpus`, `nodes`: how many they hold together.
     - `walltime`: seconds of a job; None for ever. `memory`: bytes each worker may take, None: not known.
+    - `jobs`: jobs of SLURM's they run in.
     """
 
     pool: str
     workers: int
     nodes: int
-    gpus: int | None = None
+    gpus: int
     walltime: float | None = None
     memory: int | None = None
+    jobs: int = 0
 
 
-def program_of(group: Group) -> str:
-    """What is compiled for a group, its width and the lengths of its segments apart."""
-    return canonical([group.experiment, group.static, group.traced, group.vectorize])
-
-
-def segment_steps(plan: Plan) -> int:
-    """Steps of one segment."""
-    sampling = plan.sampling
-    return sampling.thin if sampling.draws is None else sampling.thin * (sampling.draws // sampling.segments)
-
-
-def seats(config: CampaignConfig) -> list[Seats]:
-    """The workers a campaign asks for."""
-    cluster = config.cluster
-    if cluster.kind == "slurm":
-        found = {name: shape for name, shape in shapes(cluster).items() if "sample" in shape.work}
-        return [
-            Seats(
-                name,
-                shape.workers,
-                shape.jobs(shape.workers) * shape.nodes,
-                shape.jobs(shape.workers) * shape.nodes * shape.gpus,
-                shape.walltime,
-                shape.memory // shape.workers_per_node if not shape.gpus else None,
-            )
-            for name, shape in found.items()
-        ]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = cluster.workers or config.execution.workers or cores
-    return [Seats("", workers, 1, None, None, cluster.memory)]
-
-
-def matched(plan: Plan, costs: Sequence[Cost], pool: str) -> tuple[dict[int, Cost], int]:
-    """The cost of each group on a pool's workers, and of how many groups it is not their own.
-
-    A group whose program was not measured gets the mean of those of its experiment, or of all.
-    """
-    steps, found, guessed = segment_steps(plan), {}, 0
-    there = [cost.scaled(steps) for cost in costs if cost.pool == pool] or [cost.scaled(steps) for cost in costs]
-    for number, group in enumerate(plan.groups):
-        own = [cost for cost in there if cost.program == program_of(group)]
-        if not own and there:
-            guessed += 1
-            own = [_mean([cost for cost in there if cost.sampler == group.sampler] or there)]
-        if own:
-            found[number] = own[0]
-    return found, guessed
-
-
-def _mean(costs: Sequence[Cost]) -> Cost:
-    def mean(name: str) -> float:
-        return float(np.mean([getattr(cost, name) for cost in costs]))
-
-    names = ("begin", "segment", "compile", "write", "stored")
-    return replace(costs[0], **{name: mean(name) for name in names}) if len(costs) > 1 else costs[0]
-
-
-# --- the estimate ----------------------------------------------------------------------------------
-
-
-def estimate(plan: Plan, config: CampaignConfig, costs: Sequence[Cost]) -> dict[str, Any]:
-    """What a campaign will take, as far as it can be known.
+@dataclass(frozen=True)
+class Matched:
+    """The cost of each group on the workers of one pool.
 
     Arguments:
-    - `costs`: none for what follows from shapes alone.
-
-    Returns `source` (`shapes`, `pilot`, or the run whose receipts were read), `measured` (whether
-    there were any costs), `guessed` (groups without a cost of their own), `bytes` (`hot`, `archive`),
-    `memory` (see `_memory`), `hours` (None where nobody can tell; see `_hours`), `budget`.
+    - `guessed`: groups whose program nobody measured: they got the mean of others.
+    - `foreign`: what was measured ran on the workers of another pool.
     """
-    workers = seats(config)
-    table = {seat.pool: matched(plan, costs, seat.pool) for seat in workers}
-    first, guessed = table[workers[0].pool] if workers else ({}, 0)
-    hours = _hours(plan, workers, {pool: found for pool, (found, _) in table.items()}) if costs else None
-    return {
-        "source": costs[0].source if costs else "shapes",
-        "measured": bool(costs),
-        "guessed": guessed,
-        "bytes": _bytes(plan, first),
-        "memory": _memory(plan, workers, {pool: found for pool, (found, _) in table.items()}),
-        "hours": hours,
-        "budget": _budget(config, hours),
-    }
+
+    costs: Mapping[int, Cost] = field(default_factory=dict)
+    guessed: int = 0
+    foreign: bool = False
 
 
-def _bytes(plan: Plan, costs: Mapping[int, Cost]) -> dict[str, int]:
-    """Bytes on disk when all is done: uncompressed where nothing was measured."""
-    hot = archive = 0.0
-    for number, group in enumerate(plan.groups):
-        cost, plain = costs.get(number), bytes_per_trial(group, plan.sampling.draws)
-        stored = cost.stored if cost is not None else plain
-        told = cost.archived if cost is not None else None
-        hot += stored * group.trials
-        archive += (told if told is not None else stored * ARCHIVE_SHARE) * group.trials
-    return {"hot": int(hot), "archive": int(archive)}
+def program_of(plan: Plan, group: Group) -> str:
+    """What is compiled for a group, its width and numbers of steps apart."""
+    return canonical([group.experiment, group.static, group.traced, group.vectorize, plan.x64, plan.prng])
+
+
+def segment_steps(plan: Plan, group: Group) -> int:
+    """Steps of one segment; of plain Python all of a trial, its warm-up included."""
+    own = plan.sampling.thin * plan.sampling.segment_draws
+    return own + _warm_steps(plan) if group.vectorize == "off" else own
+
+
+def warm_steps(plan: Plan, group: Group) -> int:
+    """Steps before the first segment."""
+    return 0 if group.vectorize == "off" else _warm_steps(plan)
+
+
+def _warm_steps(plan: Plan) -> int:
+    return plan.sampling.warmup + plan.sampling.discard * plan.sampling.thin
 
 
 def lane_bytes(plan: Plan, group: Group) -> int:
@@ -208,173 +161,94 @@ def lane_bytes(plan: Plan, group: Group) -> int:
     return recorded + group.state_bytes
 
 
-def _memory(
-    plan: Plan, workers: Sequence[Seats], costs: Mapping[str, Mapping[int, Cost]]
-) -> list[dict[str, Any]]:
-    """The largest program of each pool: `pool`, `group`, `width`, `bytes` at that width, `per_trial`, `limit`, `fits`
-    (lanes that fit), `measured`."""
-    found = []
-    for seat in workers:
-        rows = [_memory_of(plan, number, seat, costs.get(seat.pool, {}).get(number)) for number in _compiled(plan)]
-        found += [max(rows, key=lambda row: row["per_trial"])] if rows else []
-    return found
+def width_in(plan: Plan, group: Group, width: int) -> int:
+    """Lanes of a call in this plan, where it was `width` elsewhere."""
+    if group.vectorize == "off":
+        return 1
+    return min(width if plan.width == "auto" else int(plan.width), group.batch)
 
 
-def _compiled(plan: Plan) -> list[int]:
-    return [number for number, group in enumerate(plan.groups) if group.vectorize != "off"]
+# --- the workers -----------------------------------------------------------------------------------
 
 
-def _memory_of(plan: Plan, number: int, seat: Seats, cost: Cost | None) -> dict[str, Any]:
-    group = plan.groups[number]
-    measured = cost is not None and cost.memory is not None
-    if cost is not None and cost.memory is not None:
-        width, size, limit = cost.width, cost.memory, cost.limit
-    else:
-        width = group.batch if plan.width == "auto" else min(int(plan.width), group.batch)
-        size, limit = COPIES * lane_bytes(plan, group) * width, seat.memory
-    each = max(math.ceil(size / width), 1)
-    return {
-        "pool": seat.pool,
-        "group": group.name,
-        "width": width,
-        "bytes": size,
-        "per_trial": each,
-        "limit": limit,
-        "fits": limit // each if limit is not None else None,
-        "measured": measured,
-    }
-
-
-def _hours(
-    plan: Plan, workers: Sequence[Seats], costs: Mapping[str, Mapping[int, Cost]]
-) -> dict[str, Any]:
-    """Hours by the clock (`wall`, time in the queue apart), on the device, and held: `worker`, `node`, `gpu` (None where
-    no worker says that it has one); `compile`: seconds to compile everything once."""
-    segments = plan.sampling.segments
-    seconds = device = longest = 0.0
-    for number, group in enumerate(plan.groups):
-        last = group.size(group.batches - 1)
-        rate = 0.0  # full batches a second, all workers together
-        for seat in workers:
-            cost = costs[seat.pool][number]
-            period = max(cost.period(group.batch, segments), 1e-6)
-            rate += seat.workers / period
-            longest = max(longest, period + group.batch * cost.write)
-        some = costs[workers[0].pool][number]
-        share = some.device_seconds(last, segments) / max(some.device_seconds(group.batch, segments), 1e-9)
-        seconds += (group.batches - 1 + share) / rate
-        full = some.device_seconds(group.batch, segments) * (group.batches - 1)
-        device += full + some.device_seconds(last, segments)
-    compiling = {cost.program: cost.compile for cost in costs[workers[0].pool].values()}
-    total = sum(seat.workers for seat in workers)
-    compile_seconds = max(max(compiling.values(), default=0.0), sum(compiling.values()) / max(total, 1))
-    wall = STARTUP_SECONDS + compile_seconds + max(seconds, longest)
-    gpus = [seat.gpus if seat.gpus is not None else seat.workers * _on_gpu(costs[seat.pool]) for seat in workers]
-    return {
-        "wall": wall / HOUR,
-        "device": device / HOUR,
-        "worker": wall * total / HOUR,
-        "node": wall * sum(seat.nodes for seat in workers) / HOUR,
-        "gpu": wall * sum(gpus) / HOUR if sum(gpus) else None,
-        "compile": sum(compiling.values()),
-        "workers": total,
-    }
-
-
-def _on_gpu(costs: Mapping[int, Cost]) -> bool:
-    return any(cost.device and cost.device.lower() != "cpu" for cost in costs.values())
-
-
-def _budget(config: CampaignConfig, hours: Mapping[str, Any] | None) -> dict[str, dict[str, float | None]]:
-    """For each limit of the budget what it is, and what the campaign would need."""
-    names = {"gpu_hours": "gpu", "node_hours": "node", "hours": "wall"}
-    limits = {name: getattr(config.execution.budget, name) for name in names}
-    return {
-        name: {"limit": limit, "needed": (hours or {}).get(names[name])}
-        for name, limit in limits.items()
-        if limit is not None
-    }
-
-
-# --- refusals --------------------------------------------------------------------------------------
-
-
-def refuse(
-    plan: Plan, config: CampaignConfig, costs: Sequence[Cost], *, room: int | None, inodes: int | None, files: int
-) -> None:
-    """Refuse what cannot fit, naming the field that asks for it.
+def seats(config: CampaignConfig, inside: JobShape | None = None) -> list[Seats]:
+    """The workers a campaign asks for; none where nobody can tell: a plug-in's cluster, an allocation from outside.
 
     Arguments:
-    - `room`, `inodes`: what is free where the campaign is to stand (None: not known).
-    - `files`: inodes of the whole campaign.
-
-    Raises `ConfigError`.
+    - `inside`: the allocation this process runs in.
     """
-    workers = seats(config)
-    table = {seat.pool: matched(plan, costs, seat.pool)[0] for seat in workers}
-    for seat in workers:
-        for number in _compiled(plan):
-            _check_memory(plan, number, seat, table[seat.pool].get(number))
-    for seat in workers:
-        for number, cost in table[seat.pool].items():
-            _check_walltime(plan, number, seat, cost)
-    _check_room(config, _bytes(plan, table[workers[0].pool] if workers else {}), bool(costs), room, inodes, files)
+    cluster = config.cluster
+    if cluster.kind == "slurm":
+        return [_seats(shape) for shape in shapes(cluster).values() if "sample" in shape.work and shape.workers]
+    if cluster.kind == "allocation":
+        return [_seats(inside)] if inside is not None else []
+    if cluster.kind != "local":
+        return []
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = cluster.workers or config.execution.workers or cores
+    here = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    devices = {name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")} - NO_DEVICE
+    return [Seats("", workers, 1, len(devices), None, cluster.memory or here)]
 
 
-def _check_memory(plan: Plan, number: int, seat: Seats, cost: Cost | None) -> None:
-    group = plan.groups[number]
-    where = f" of pool {seat.pool!r}" if seat.pool else ""
-    if cost is not None and cost.memory is not None:
-        needs, has = cost.memory_at(1) or 0, cost.limit
-    else:
-        # Less than that it cannot be, whatever the program does with it.
-        needs, has = lane_bytes(plan, group), seat.memory
-    if has is not None and needs > has:
-        raise ConfigError(
-            f"execution.segments: {plan.sampling.segments}, and one trial of {group.sampler} takes {gibibytes(needs)} in "
-            f"a segment; a worker{where} has {gibibytes(has)}",
-            "raise execution.segments, record less, or use devices with more memory: one trial has to fit one device",
-        )
+def _seats(shape: JobShape) -> Seats:
+    jobs = min(shape.jobs(shape.workers), shape.throttle or shape.workers)
+    return Seats(
+        shape.pool,
+        min(shape.workers, jobs * shape.workers_per_job),
+        jobs * shape.nodes,
+        jobs * shape.nodes * shape.gpus,
+        shape.walltime if math.isfinite(shape.walltime) else None,
+        None if shape.gpus else shape.memory // shape.workers_per_node,
+        jobs,
+    )
 
 
-def _check_walltime(plan: Plan, number: int, seat: Seats, cost: Cost) -> None:
-    if seat.walltime is None:
-        return
-    group, calls = plan.groups[number], cost.calls(plan.groups[number].batch)
-    needs = cost.compile + MARGIN * calls * (cost.begin + cost.segment) + SETTLE_SECONDS
-    if needs > seat.walltime:
-        raise ConfigError(
-            f"cluster.pools.{seat.pool}.walltime: {seat.walltime:.0f} s, but a batch of {group.batch} trials of "
-            f"{group.sampler} takes {needs:.0f} s to its first checkpoint, by the measure of {cost.source}",
-            "raise the walltime or execution.segments, or lower execution.batch",
-        )
+def matched(plan: Plan, costs: Sequence[Cost], pool: str) -> Matched:
+    """What each group costs on a pool's workers.
+
+    A group whose program was not measured gets the mean of those of its experiment, or of all.
+    """
+    own = [cost for cost in costs if cost.pool == pool]
+    there, found, guessed = own or list(costs), {}, 0
+    for number, group in enumerate(plan.groups):
+        name = program_of(plan, group)
+        measured = [cost for cost in there if cost.program == name]
+        alike = measured or [cost for cost in there if cost.sampler == group.sampler] or there
+        if alike:
+            guessed += not measured
+            found[number] = _mean([cost.fitted(plan, group) for cost in alike])
+    return Matched(found, guessed, bool(there) and not own)
 
 
-def _check_room(
-    config: CampaignConfig, needed: Mapping[str, int], measured: bool, room: int | None, inodes: int | None, files: int
-) -> None:
-    total, root = sum(needed.values()), config.storage.root
-    if room is not None and total > room:
-        how = "as measured" if measured else "before compression"
-        raise ConfigError(
-            f"storage.root: {root!r} has room for {gibibytes(room)}, and the campaign takes {gibibytes(total)} {how} "
-            f"({gibibytes(needed['hot'])} hot, {gibibytes(needed['archive'])} in the archive)",
-            "make room, name another folder, record less"
-            + ("" if measured else ", or find out how well it compresses: staffa plan … --pilot"),
-        )
-    if inodes is not None and files > inodes:
-        raise ConfigError(
-            f"storage.root: {root!r} has room for {inodes:,} files, and the campaign makes {files:,}",
-            "raise execution.batch, or name another folder",
-        )
+def _mean(costs: Sequence[Cost]) -> Cost:
+    """One cost in the place of several of the same plan and group; the widest memory of them."""
+    if len(costs) == 1:
+        return costs[0]
+    width = min(cost.width for cost in costs)
 
+    def mean(name: str) -> float:
+        return float(np.mean([getattr(cost, name) for cost in costs]))
 
-def gibibytes(size: float) -> str:
-    """Bytes as people read them."""
-    for unit, power in (("TiB", 40), ("GiB", 30), ("MiB", 20)):
-        if size >= 1 << power:
-            return f"{size / (1 << power):.3g} {unit}"
-    return f"{size / 1024:.3g} KiB"
+    def mean_call(name: str) -> float:
+        """Calls of other widths take other times: what a lane takes is what can be compared."""
+        return width * float(np.mean([getattr(cost, name) / cost.width for cost in costs]))
+
+    archived = [cost.archived for cost in costs if cost.archived is not None]
+    memory = [size for cost in costs if (size := cost.memory_at(width)) is not None]
+    limits = [cost.limit for cost in costs if cost.limit is not None]
+    return replace(
+        costs[0],
+        width=width,
+        begin=mean_call("begin"),
+        segment=mean_call("segment"),
+        compile=mean("compile"),
+        write=mean("write"),
+        stored=mean("stored"),
+        archived=float(np.mean(archived)) if archived else None,
+        memory=max(memory, default=None),
+        limit=min(limits, default=None),
+    )
 
 
 def settled_trials(outcomes: Mapping[str, int]) -> int:
@@ -390,12 +264,15 @@ def labelled(costs: Iterable[Cost]) -> list[dict[str, Any]]:
             "sampler": cost.sampler,
             "pool": cost.pool,
             "device": cost.device,
+            "source": cost.source,
             "width": cost.width,
             "compile_seconds": round(cost.compile, 3),
             "begin_seconds": round(cost.begin, 6),
             "segment_seconds": round(cost.segment, 6),
+            "segment_steps": cost.steps,
             "write_seconds_per_trial": round(cost.write, 9),
             "bytes_per_trial": round(cost.stored, 1),
+            "archive_bytes_per_trial": None if cost.archived is None else round(cost.archived, 1),
             "memory": cost.memory,
             "limit": cost.limit,
         }

@@ -156,8 +156,8 @@ class RetriesConfig(Section):
     limit: Natural = Field(default=3, description="Retries of a failed trial before it is quarantined; 0 for none.")
     per_class: dict[FailureClass, Natural] = Field(
         default_factory=dict,
-        description="Retries for one class of failures, counted by itself, such as {timeout: 1, killed: 2}. Unless said: "
-        "limit; for nan 0 (flagged data are kept), for infrastructure 3 (then the run stops).",
+        description="Retries for one class of failures, counted by itself, such as {timeout: 1, killed: 2}. Unless "
+        "said: limit; for nan 0 (flagged data are kept), for infrastructure 3 (then the run stops).",
     )
     backoff: BackoffConfig = Field(default=BackoffConfig(), description="How long retries wait: initial, factor, …")
 
@@ -329,9 +329,13 @@ class CampaignConfig(Section):
     storage: StorageConfig = Field(default=StorageConfig(), description="Where and how data are written.")
     archive: ArchiveConfig = Field(default=ArchiveConfig(), description="The Parquet archive.")
     cluster: ClusterConfig = Field(default=ClusterConfig(), description="The machine.")
-    alerts: tuple[AlertConfig, ...] = Field(default=(), description="Who is told when: [{on: finished, webhook: $URL}].")
+    alerts: tuple[AlertConfig, ...] = Field(
+        default=(), description="Who is told when: [{on: finished, webhook: $URL}]."
+    )
     hooks: HooksConfig = Field(default=HooksConfig(), description="What is called around a run and its trials.")
-    trackers: tuple[TrackerConfig, ...] = Field(default=(), description="Who follows runs elsewhere: [{use: tracker.py:Class}].")
+    trackers: tuple[TrackerConfig, ...] = Field(
+        default=(), description="Who follows runs elsewhere: [{use: tracker.py:Class}]."
+    )
 
     @model_validator(mode="after")
     def _segments_fit(self) -> CampaignConfig:

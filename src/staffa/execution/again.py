@@ -131,7 +131,7 @@ def _looped(plan: Plan, group: Group, job: Job, programs: Programs, code: Path) 
     params = [{**group.static, **{name: values[place] for name, values in columns.items()}} for place in places]
     experiment = programs.experiment(spec_of(plan, group), group.experiment, code)
     loop = Loop(experiment, plan.seed, job.words()[places], params, plan.sampling, _schema(group), code)
-    loop.run(range(len(places)), unguarded, lambda: True)
+    loop.run(range(len(places)), unguarded, lambda: None)
     lanes = {}
     for row, lane in enumerate(job.lanes):
         outputs = {name: buffer[row] for name, buffer in loop.outputs.items()}

@@ -126,6 +126,8 @@ class Board:
         self.flying: set[Batch] = set()
         self.held: set[Batch] = set()
         """Batches that wait for what the desk has to do with them: not issued, and their parts not ripe."""
+        self.sealing: set[int] = set()
+        """Parts that are being read: their batches are not issued, hence not written, until they are sealed."""
         self._clock, self._chance = clock, chance
         self._queue: deque[tuple[Batch, tuple[int, ...] | None]] = deque()
         self._later: list[tuple[float, Batch, tuple[int, ...]]] = []
@@ -186,11 +188,20 @@ class Board:
                 accepted[group] = accepts(group)
                 if len(accepted) == len(self.plan.groups) and not any(accepted.values()):
                     return None
-            if accepted[group] and batch not in self.held and not self._shuns(batch, node, nodes):
+            held = batch in self.held or self.part(batch) in self.sealing
+            if accepted[group] and not held and not self._shuns(batch, node, nodes):
                 del self._queue[index]
                 self._waiting.discard(batch)
                 return self._issue(batch, lanes)
         return None
+
+    def part(self, batch: Batch) -> int:
+        """The number of the part that a batch belongs to."""
+        return self._part_of[batch]
+
+    def busy(self, batch: Batch) -> bool:
+        """Whether a batch is being written, or read to be sealed."""
+        return batch in self.flying or self.part(batch) in self.sealing
 
     def failed_on(self, batch: Batch, node: str) -> None:
         """Remember where a batch failed."""
@@ -290,7 +301,7 @@ class Board:
 
     def admit(self, batch: Batch, lanes: tuple[int, ...]) -> None:
         """Lanes of a batch that were not to be tried are to be tried after all, as their marks say by now."""
-        known = self._counts.get(batch, {})
+        known: Mapping[str, int] = self._counts.get(batch, {})
         if batch in self.troubles or any(known[word] for word in known if not Outcome[word.upper()].exempt):
             self.reopen(batch, lanes)
         elif batch not in self._waiting:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from staffa.execution import notes
-from staffa.execution.board import Board
+from staffa.execution.board import Batch, Board
 from staffa.execution.chronicle import Chronicle
 from staffa.execution.notes import Flight
 from staffa.execution.tally import flawed, lane_messages
@@ -31,17 +31,20 @@ def charge(
     board: Board,
     wishes: Wishes,
     chronicle: Chronicle,
+    archived: Callable[[Batch], Collection[int]],
 ) -> None:
     """Settle a batch on the board, and note it with what becomes of its failed trials.
 
     Arguments:
     - `status`: its mark, one code a trial.
+    - `archived`: tells the lanes of a batch whose data stand in the archive: a NaN there is answer enough.
     """
     flaws, batch, books = flawed(status), flight.batch[1], chronicle.ledger.books
     left = {*np.flatnonzero(status == Outcome.MISSING).tolist(), *wishes.readmitted(flight.batch)}
     tried = set(range(len(status)) if flight.lanes is None else flight.lanes) - left - wishes.cancelled(flight.batch)
     again = board.retries.allowed(Outcome.NAN.word) > 0
-    failed = {lane: outcome for lane, outcome in flaws.items() if outcome.failed or again}
+    final = archived(flight.batch) if again and Outcome.NAN in flaws.values() else ()
+    failed = {lane: outcome for lane, outcome in flaws.items() if outcome.failed or (again and lane not in final)}
     nan = {lane for lane in tried if flaws.get(lane) is Outcome.NAN}
     digests = store.digests(batch) if flaws or again else []
     messages = {**dict.fromkeys(nan, A_NAN), **lane_messages(receipt)}

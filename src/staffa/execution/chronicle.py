@@ -41,9 +41,13 @@ class Chronicle:
     def note(self, event: dict[str, Any]) -> None:
         """Record a fact and tell it."""
         event.setdefault("at", self._clock())
-        if self._unwritten or not self._append(event):
+        full = None if self._unwritten else self._append(event)
+        if self._unwritten or full is not None:
+            # The fact is kept in memory and written later; whatever is lost can be found again.
             self._unwritten.append(event)
         self.tell(event)
+        if full is not None:
+            self._rest(str(full))
 
     def tell(self, event: Mapping[str, Any]) -> None:
         """Tell the listeners something that is not recorded."""
@@ -82,14 +86,10 @@ class Chronicle:
 
     def pause(self, reason: str) -> None:
         """Issue nothing for a while. Raises `ClusterError` when patience is over."""
-        now = self._clock()
-        if self._paused_at is None:
-            self._paused_at = now
-            self.note({"event": "paused", "reason": reason})
-        self._retry_at = now + min(RETRY_SECONDS, self._patience / 4)
-        if now - self._paused_at > self._patience:
+        waited = self._rest(reason)
+        if waited > self._patience:
             raise ClusterError(
-                f"{reason}; waited {now - self._paused_at:.0f} s (execution.patience)",
+                f"{reason}; waited {waited:.0f} s (execution.patience)",
                 f"make room, then: staffa resume {self._root}",
             )
 
@@ -109,17 +109,24 @@ class Chronicle:
         """Whether it is too early to try again."""
         return self.paused and self._clock() < self._retry_at
 
-    def _append(self, event: dict[str, Any]) -> bool:
+    def _rest(self, reason: str) -> float:
+        """Be paused for a while longer, and say so the first time; the seconds since then."""
+        now = self._clock()
+        self._retry_at = now + min(RETRY_SECONDS, self._patience / 4)
+        if self._paused_at is None:
+            self._paused_at = now
+            self.note({"event": "paused", "reason": reason})
+        return now - self._paused_at
+
+    def _append(self, event: dict[str, Any]) -> OSError | None:
+        """Write an event to the ledger; why not, where the disk is full."""
         try:
             self.ledger.append(event)
         except OSError as error:
             if error.errno not in DISK:
                 raise
-            # The fact is kept in memory and written later; whatever is lost can be found again.
-            self._paused_at = self._paused_at or self._clock()
-            self._retry_at = self._clock() + 1.0
-            return False
-        return True
+            return error
+        return None
 
     def _write_behind(self) -> None:
         while self._unwritten:

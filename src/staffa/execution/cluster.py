@@ -10,7 +10,7 @@ import contextlib
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import dask
 from distributed import Client, LocalCluster, Security
@@ -38,7 +38,7 @@ def local_pool(
     # Without a dashboard Dask still serves health and metrics: on a free port, loopback too.
     address = f"127.0.0.1:{port if dashboard else 0}"
     settings = {**SETTINGS, "distributed.nanny.pre-spawn-environ": environment}
-    with dask.config.set(settings), quiet(workspace), warnings.catch_warnings():
+    with _kept(environment), dask.config.set(settings), quiet(workspace), warnings.catch_warnings():
         # A taken port is not worth a warning: the next free one is used, and its link is shown.
         warnings.filterwarnings("ignore", "Port .* is already in use")
         try:
@@ -73,6 +73,20 @@ def local_pool(
         finally:
             with contextlib.suppress(Exception):
                 cluster.close(timeout=10)
+
+
+@contextlib.contextmanager
+def _kept(names: Iterable[str]) -> Iterator[None]:
+    """Give this process its own variables back: a nanny sets those of its worker here, before it spawns it."""
+    before = {name: os.environ.get(name) for name in names}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ after the seal) go to supplements of their own; nothing ever stands twice.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,6 +78,11 @@ class Consolidation:
         lanes = self._unsealed(part, files)
         return self._order(part, f"{part.name}-s{len(files)}", lanes, books, nodes) if lanes else None
 
+    def lanes(self, part: Part, batch: int) -> set[int]:
+        """Lanes of a batch of a part that stand in its files."""
+        files = self.sealed.get(part.name)
+        return _lanes(self.stores[part.group], batch, _trials(self.workspace, files)) if files else set()
+
     def enter(self, part: str, receipt: Mapping[str, Any]) -> None:
         """Note a published part."""
         files = tuple(SealedFile(**file) for file in receipt["files"])
@@ -86,11 +91,13 @@ class Consolidation:
         self.held[part] = self.held.get(part, 0) + int(receipt["trials"])
 
     def failed(self, books: Books) -> int:
-        """Rewrite `failed.parquet`; returns how many trials it lists."""
+        """Rewrite `failed.parquet`; returns how many trials it lists: what stands in the archive is not among them."""
         rows: dict[str, list[Any]] = {field.name: [] for field in self.archive.layout.failed()}
+        sealed = Sealed(self.workspace, self.plan)
         for number, store in self.stores.items():
             for batch, lanes, status in _failed_lanes(store):
-                self._list(rows, number, store, batch, lanes, status, books)
+                there = sealed.lanes((number, batch), store)
+                self._list(rows, number, store, batch, [n for n in lanes if n not in there], status, books)
         self.archive.failed(_columns(rows, self.archive.layout.failed()))
         return len(rows["trial"])
 
@@ -135,7 +142,7 @@ class Consolidation:
         self._mend_manifest(names)
         listed = self.archive.manifest()["parts"]
         for name in names:
-            part = "-".join(name.split("-")[:2])
+            part = _part_of(name)
             self.sealed.setdefault(part, []).append(name)
             self.held[part] = self.held.get(part, 0) + int(listed[name]["trials"])
 
@@ -175,10 +182,7 @@ class Consolidation:
         return [(lane, len(books.failures[t]) + 1) for lane, t in enumerate(digests) if t in books.failures]
 
     def _unsealed(self, part: Part, files: list[str]) -> tuple[tuple[int, tuple[int, ...]], ...]:
-        there: set[str] = set()
-        for name in files:
-            path = self.workspace.archive / "trials" / f"{name}.parquet"
-            there.update(pq.read_table(path, columns=["trial"])["trial"].to_pylist())
+        there = _trials(self.workspace, files)
         store = self.stores[part.group]
         missing = []
         for batch in part.batches():
@@ -192,6 +196,47 @@ class Consolidation:
             if lanes:
                 missing.append((batch, lanes))
         return tuple(missing)
+
+
+class Sealed:
+    """Which trials stand in the archive, whatever their marks say: a damaged batch's mark is taken back.
+
+    It knows the files that are there when it is made.
+    """
+
+    def __init__(self, workspace: Workspace, plan: Plan) -> None:
+        self._workspace = workspace
+        files: dict[str, list[str]] = {}
+        for file in workspace.trials_archive.glob("part-*.parquet"):
+            files.setdefault(_part_of(file.stem), []).append(file.stem)
+        self._files = {(p.group, n): files[p.name] for p in plan.parts if p.name in files for n in p.batches()}
+        self._read: tuple[list[str], set[str]] = [], set()
+        """The files of one part and the trials in them: batches mostly come part by part."""
+
+    def lanes(self, batch: tuple[int, int], store: HotStore) -> set[int]:
+        """Lanes of a batch whose data stand in the archive."""
+        files = self._files.get(batch)
+        if files is None:
+            return set()
+        if self._read[0] is not files:
+            self._read = files, _trials(self._workspace, files)
+        return _lanes(store, batch[1], self._read[1])
+
+
+def _lanes(store: HotStore, batch: int, trials: Collection[str]) -> set[int]:
+    """Lanes of a batch whose trials are among these."""
+    return {lane for lane, trial in enumerate(store.digests(batch)) if trial in trials}
+
+
+def _trials(workspace: Workspace, files: Iterable[str]) -> set[str]:
+    """The trials that published files hold."""
+    paths = [workspace.trials_archive / f"{name}.parquet" for name in files]
+    return {trial for path in paths for trial in pq.read_table(path, columns=["trial"])["trial"].to_pylist()}
+
+
+def _part_of(file: str) -> str:
+    """The part that a published file belongs to: its own, or a supplement."""
+    return "-".join(file.split("-")[:2])
 
 
 def described(archive: Path, name: str) -> SealedPart:

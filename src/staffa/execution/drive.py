@@ -77,7 +77,7 @@ def drive(
             stack.enter_context(succession(workspace, workspace.root.name, machine, heirs, stop))
         figures = counted(found, stores)
         batches = 0 if seal else sum("missing" in counts for _, counts in batch_counts(found, stores))
-        pool = stack.enter_context(_pool(workspace, declaration, client, stop, batches))
+        pool = stack.enter_context(workers_of(workspace, declaration, client, stop, batches))
         digest, config = plan_digest(found), declaration.campaign
         runner = Runner(workspace, found, digest, config, ledger, stores, pool, listeners=heard, stop=stop)
         audience.begin(_header(workspace, declaration, lease, found.code, ledger, pool), figures)
@@ -216,7 +216,8 @@ def wait_for_lease(workspace: Workspace) -> None:
 
 
 @contextlib.contextmanager
-def _pool(workspace: Workspace, declaration: Declaration, client: Any, stop: Stop, batches: int) -> Iterator[Pool]:
+def workers_of(workspace: Workspace, declaration: Declaration, client: Any, stop: Stop, batches: int) -> Iterator[Pool]:
+    """The workers a declaration asks for, or those of a given client, until the block ends."""
     config, registered = declaration.campaign, exported()
     if client is not None:
         if registered:

@@ -14,7 +14,7 @@ class Ended:
     """How a run ended."""
 
     reason: str
-    """`finished`, `stopped`, `interrupted`, `handover`."""
+    """`finished`, `stopped`, `budget`, `interrupted`, `handover`."""
     outcomes: dict[str, int]
     quarantined: int
     seconds: float

@@ -48,7 +48,7 @@ class Desk:
     flying: Collection[Batch] = ()
     moved: Callable[[Mapping[Batch, tuple[Lanes, Marks]]], None] = lambda changed: None
     waiting: dict[Batch, dict[int, Outcome]] = field(default_factory=dict)
-    """What is decided of batches under way, and done when they are settled."""
+    """What is decided of batches that workers have, and done when they are settled."""
     _changed: dict[Batch, tuple[Lanes, Marks]] = field(default_factory=dict)
 
     def busy(self, batch: Batch) -> bool:
@@ -56,8 +56,8 @@ class Desk:
         return batch in self.flying or named(batch) in self.books.segments
 
     def mark(self, batch: Batch, lanes: Lanes) -> None:
-        """Have lanes of a batch run, or not run: at once, or when it comes back."""
-        if self.busy(batch):
+        """Have lanes of a batch run, or not run: at once, or when it comes back from its worker."""
+        if batch in self.flying:
             self.waiting.setdefault(batch, {}).update(lanes)
         else:
             group, number = batch

@@ -30,7 +30,7 @@ import numpy.typing as npt
 from staffa.campaign.blocks import trial_names
 from staffa.campaign.config import Declaration, difference, dump, load, load_frozen, plain
 from staffa.campaign.frozen import recorded
-from staffa.campaign.identity import stand_in
+from staffa.campaign.identity import FREE, stand_in
 from staffa.campaign.inputs import Inputs
 from staffa.campaign.layers import Origin, values
 from staffa.campaign.plan import Earlier, Plan
@@ -38,7 +38,6 @@ from staffa.campaign.reading import read_text
 from staffa.errors import ConfigError, StaffaError, WorkspaceError
 from staffa.execution.exempt import Desk, Mask, check_inputs, named, seated, untried
 from staffa.execution.prepare import (
-    FREE,
     Prepared,
     check_differences,
     current_plan,
@@ -385,7 +384,7 @@ def mend(workspace: Workspace) -> None:
 
 def alone(workspace: Workspace, ledger: Ledger, request: Mapping[str, Any]) -> dict[str, Any]:
     """Do what was proposed while no driver is at work."""
-    desk = _desk(workspace, ledger)
+    desk = desk_of(workspace, ledger)
     wishes = Wishes(desk)
     done = carry_out(wishes, request, lambda plan: take_up(desk, plan))
     wishes.settle(math.inf)
@@ -394,7 +393,7 @@ def alone(workspace: Workspace, ledger: Ledger, request: Mapping[str, Any]) -> d
 
 def reconcile(workspace: Workspace, ledger: Ledger) -> dict[str, Any]:
     """Look again for the files trials need, while no driver is at work."""
-    return look_again(_desk(workspace, ledger))
+    return look_again(desk_of(workspace, ledger))
 
 
 def look_again(desk: Desk) -> dict[str, Any]:
@@ -414,7 +413,8 @@ def take_up(desk: Desk, plan: Plan) -> None:
     desk.plan = plan
 
 
-def _desk(workspace: Workspace, ledger: Ledger) -> Desk:
+def desk_of(workspace: Workspace, ledger: Ledger) -> Desk:
+    """Where it is decided about trials while no driver is at work."""
     mend(workspace)
     plan = load_plan(workspace)
     desk = Desk(workspace, plan, open_stores(workspace, plan), ledger.books, ledger.append)

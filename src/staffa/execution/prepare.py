@@ -18,11 +18,13 @@ from typing import Any
 import numpy as np
 
 from staffa.campaign.config import Declaration, difference, dump, load_frozen
+from staffa.campaign.cost import Cost
 from staffa.campaign.identity import FREE, run_facts
 from staffa.campaign.inputs import Inputs, check_filled, names_in, without
 from staffa.campaign.plan import Earlier, Group, Plan, Rows, bytes_per_trial, group_parameters, sampling_of, unfold
 from staffa.errors import ConfigError, PluginError, WorkspaceError
 from staffa.execution.bench import spec_of
+from staffa.execution.company import check_company
 from staffa.execution.reduce import array_layout
 from staffa.experiment.protocol import Experiment, Sampling, Schema
 from staffa.experiment.registry import build, load_class
@@ -31,23 +33,6 @@ from staffa.storage.hot import GroupLayout, HotStore
 from staffa.storage.provenance import code_digest, dirty_files, gather, snapshot_code
 from staffa.storage.roster import hexadecimal, write_roster
 from staffa.storage.workspace import Workspace
-
-FREE = (
-    "campaign.description",
-    "campaign.tags",
-    "cluster.",
-    "execution.window",
-    "execution.workers",
-    "execution.retries",
-    "execution.patience",
-    "archive.every",
-    "storage.root",
-    "execution.telemetry",
-    "alerts",
-    "hooks",
-    "trackers",
-)
-"""What may differ when a campaign is resumed: nothing of it changes what is computed or stored."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +46,10 @@ class Prepared:
     """What SLURM would be asked for, where it is SLURM's."""
     missing: int = 0
     """Trials of `rows` that lack an input: they wait for it."""
+    costs: Sequence[Cost] = ()
+    """What its programs take, as a pilot or an earlier run has told."""
+    estimate: Mapping[str, Any] = field(default_factory=dict)
+    """What it will take (`staffa.campaign.estimate.estimate`), where that was asked for."""
 
     @property
     def own(self) -> dict[int, Group]:
@@ -110,6 +99,7 @@ def unfolded(declaration: Declaration, earlier: Earlier | None = None, inputs: I
         return _describe(objects[key], group, config, directory)
 
     with _located(declaration):
+        check_company(declaration)
         plan, rows = unfold(config, code_digest(directory), describe, vectorize, earlier)
         plan = replace(plan, inputs=inputs)
         return Prepared(declaration, plan, rows, missing=_without_inputs(plan, rows))

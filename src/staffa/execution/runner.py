@@ -30,17 +30,18 @@ from staffa.execution.crew import Crew
 from staffa.execution.ending import HANDOVER, Ended, Stop
 from staffa.execution.exempt import Desk, agree, check_inputs, on_board
 from staffa.execution.graph import batch_graph, reduce_graph
-from staffa.execution.growing import carry_out, look_again, mend, take_up, tell_growth
+from staffa.execution.growing import mend, take_up, tell_growth
 from staffa.execution.marks import read_mark
 from staffa.execution.notes import Flight
 from staffa.execution.pace import Pace
 from staffa.execution.pool import REDUCE, SAMPLE, Demand, Departure, Member, Pool
 from staffa.execution.prepare import plan_digest
+from staffa.execution.requests import Requests
 from staffa.execution.sealing import Sealing
 from staffa.execution.stragglers import Watch
 from staffa.execution.takeover import resume_failures, take_stock
 from staffa.execution.tally import Rate, batch_key
-from staffa.execution.verify import UNSEEN_SECONDS, Scrutiny, reopen
+from staffa.execution.verify import UNSEEN_SECONDS, Scrutiny
 from staffa.execution.wishes import Wishes
 from staffa.execution.work import TOPIC
 from staffa.storage import control
@@ -59,6 +60,7 @@ RECEIPT_SECONDS = 30.0
 UNSURE_SECONDS = 5.0
 """A batch whose fate Dask does not know is waited for so long: its worker may be about to vanish."""
 CONSOLIDATED = "consolidated"
+BUDGET = "budget"
 SEALS_PER_WORKER = 2
 """Parts sealed at a time: one is read and written while the other waits for the disk's sync."""
 
@@ -117,6 +119,9 @@ class Runner:
         self._states: dict[str, int] = {}
         self._rate = Rate()
         self._started = clock()
+        self.requests = Requests(
+            self.wishes, self.sealing, pool, self.stop, self._adopt, lambda: self.board.sealing, self._started
+        )
 
     def run(self) -> Ended:
         """Issue everything that has no data yet, to the end (or until stopped)."""
@@ -204,7 +209,7 @@ class Runner:
             late = self.stop.leave_at is not None and self.clock() > self.stop.leave_at
             return late or not self.flights
         idle = self.board.finished and not (self.flights or self._unseen or self.sealing.queue or self.wishes.pending)
-        return idle and not (self.sealing.due.every != "off" and self.sealing.ask(self._sealing_parts()))
+        return idle and not (self.sealing.due.every != "off" and self.sealing.ask(self.board.sealing))
 
     def _poll(self) -> None:
         now = self.clock()
@@ -216,6 +221,7 @@ class Runner:
             for event in self.pool.turn(self._demand(now)):
                 self.chronicle.note(event)
             self.stop.look(now)
+            self._look_at_budget(now)
         if self.stop.reason not in ("", CONSOLIDATED) and not self._asked_to_leave:
             self._asked_to_leave = True
             if self.plan.sampling.segments > 1:
@@ -223,7 +229,8 @@ class Runner:
         if now - self._controlled >= CONTROL_SECONDS:
             self._controlled = now
             for request in control.pending(self.workspace):
-                self._obey(request)
+                reply = self.requests.obey(request)
+                self.chronicle.disk(functools.partial(control.answer, self.workspace, request, reply))
         if self.wishes.pending:
             self.chronicle.disk(self.wishes.settle)
 
@@ -240,7 +247,7 @@ class Runner:
 
     def _seal(self) -> None:
         if not self.stop.reason:
-            self.sealing.look(self._settled_trials(), self.clock(), self._sealing_parts())
+            self.sealing.look(self._settled_trials(), self.clock(), self.board.sealing)
         if not self.sealing.queue or self.chronicle.waiting:
             return
         if self.stop.reason not in ("", CONSOLIDATED):
@@ -285,9 +292,6 @@ class Runner:
         if member.ends is None:
             return True
         return self.pace.fits(group, member.pool, member.ends - self.clock(), self.crew.loads[member.address])
-
-    def _sealing_parts(self) -> set[int]:
-        return {flight.part for flight in self.flights.values() if flight.is_seal}
 
     def _issue(self, member: Member, chosen: Next) -> None:
         group, batch = chosen.batch
@@ -400,7 +404,8 @@ class Runner:
             self.wishes.mend(flight.batch, damage)
             return True
         self.sealing.nodes[flight.batch] = flight.member.node or receipt["node"]
-        charge(flight, receipt, status, self.stores[group], self.board, self.wishes, self.chronicle)
+        store, archived = self.stores[group], self.sealing.archived
+        charge(flight, receipt, status, store, self.board, self.wishes, self.chronicle, archived)
         left = tuple(lane for lane, code in enumerate(status) if code == Outcome.MISSING)
         if left:
             self.board.reopen(flight.batch, left)
@@ -511,34 +516,25 @@ class Runner:
             and not any(self._in_time(member, group) for group in waiting)
         }
         batches = len(board.flying) + (board.waiting + bool(board.retrying)) * going
-        seals = len(self.sealing.queue) + len(self._sealing_parts())
+        seals = len(self.sealing.queue) + len(self.board.sealing)
         return Demand(batches, seals, frozenset(flying), frozenset(spent))
 
-    # Requests and reports
+    def _look_at_budget(self, now: float) -> None:
+        """End the run where what it may hold of its machines is held: what is in flight ends first."""
+        found = self._spent(now)
+        if self.stop.reason or self.board.finished or all(one["spent"] < one["limit"] for one in found.values()):
+            return
+        self.stop.reason = BUDGET
+        limits, spent = ({unit: one[word] for unit, one in found.items()} for word in ("limit", "spent"))
+        self.chronicle.note({"event": "budget_reached", "budget": limits, "spent": spent})
 
-    def _obey(self, request: control.Request) -> None:
-        reply: dict[str, Any] = {"done": True}
-        if request.at < self._started - 1:
-            reply = {"done": False, "why": "asked of an earlier driver"}
-        elif request.verb == "stop":
-            self.stop.reason = "stopped"
-        elif request.verb == "retry":
-            reply["trials"] = self.wishes.retry(request.arguments.get("trials"))
-        elif request.verb == "cancel":
-            reply |= self.wishes.cancel(request.arguments["trials"], str(request.arguments.get("why", "")))
-        elif request.verb == "mend":
-            reply["batches"] = reopen(self.wishes, request.arguments["batches"])
-        elif request.verb == "consolidate":
-            reply["parts"] = self.sealing.ask(self._sealing_parts())
-        elif request.verb == "grow":
-            reply = carry_out(self.wishes, request.arguments, self._adopt)
-        elif request.verb == "reconcile":
-            reply = look_again(self.desk)
-        elif request.verb == "scale":
-            reply = self.pool.scale(dict(request.arguments.get("workers", {})))
-        else:
-            reply = {"done": False, "why": f"unknown request {request.verb!r}"}
-        self.chronicle.disk(lambda: control.answer(self.workspace, request, reply))
+    def _spent(self, now: float) -> dict[str, dict[str, float]]:
+        """What the campaign may hold of its machines, and what it has held, by unit."""
+        limits = {unit: limit for unit, limit in self.config.execution.budget if limit is not None}
+        spent = self.ledger.books.spending.hours(now) if limits else {}
+        return {unit: {"limit": limit, "spent": round(spent[unit], 6)} for unit, limit in limits.items()}
+
+    # Requests and reports
 
     def figures(self) -> dict[str, Any]:
         """The run in numbers, for the summary and whoever watches."""
@@ -561,6 +557,7 @@ class Runner:
             "sealed": len(self.sealing.archive.sealed),
             "pools": self.pool.facts(),
             "dashboard": self.pool.dashboard,
+            "budget": self._spent(now),
             "lagging": self.watch.facts(self.flights.values(), now),
             "paused": self.chronicle.paused,
             "stopping": self.stop.reason,

@@ -67,26 +67,34 @@ class Sealing:
             self.ask(flying)
 
     def next(self) -> tuple[int, SealOrder] | None:
-        """The next part to seal, and what that takes; parts with nothing to seal are passed over."""
+        """The next part to seal, and what that takes; parts with nothing to seal are passed over.
+
+        So are those that are not ripe any more: of some batch more is to be done, then they are asked for again.
+        """
         while self.queue:
             number = self.queue.pop(0)
+            if not self.board.ripe(number):
+                continue
             part = self.plan.parts[number]
             seal = self.archive.order(part, self.books, self.nodes)
             if seal is None:
                 self.archive.held[part.name] = self.board.with_data(number)
                 continue
             self._issues[part.name] += 1
+            self.board.sealing.add(number)
             return number, replace(seal, issue=self._issues[part.name])
         return None
 
     def again(self, number: int, *, fault: bool = False) -> int:
         """Put a part back that was not sealed; returns how often the machinery has failed it."""
+        self.board.sealing.discard(number)
         self.queue.append(number)
         self._errors[number] += fault
         return self._errors[number]
 
     def sealed(self, number: int, worker: str, receipt: Mapping[str, Any]) -> None:
         """A seal came back: enter the part, or do damaged batches again."""
+        self.board.sealing.discard(number)
         part = self.plan.parts[number]
         damaged = receipt.get("damaged")
         if damaged:
@@ -101,6 +109,10 @@ class Sealing:
         told = {name: receipt[name] for name in ("part", "rows", "trials", "bytes", "seconds")}
         self.chronicle.note({"event": "part_sealed", "worker": worker, **told})
         self.chronicle.go_on()
+
+    def archived(self, batch: Batch) -> set[int]:
+        """Lanes of a batch whose data stand in the archive: it was done anew."""
+        return self.archive.lanes(self.plan.parts[self.board.part(batch)], batch[1])
 
     def _unsealed(self, number: int) -> bool:
         """Whether a part is missing, or lacks trials that got their data after it was sealed."""

@@ -5,7 +5,8 @@ board, where there is one, is told. A mark is never touched while its batch is i
 would take itself for a late twin. What is asked for then is done when the batch has landed.
 
 A trial that is cancelled has no results, whenever that was asked before they were committed: its
-batch is not interrupted, and what it brings for that trial is not kept. What has data stays done.
+batch is not interrupted, and what it brings for that trial is not kept. What has data, in its hot
+store or in the archive, stays done.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import numpy.typing as npt
 
 from staffa.campaign.identity import stand_in
 from staffa.execution.board import Batch, Board
+from staffa.execution.consolidate import Sealed
 from staffa.execution.exempt import Desk, named
 from staffa.execution.tally import batch_key, word_counts
 from staffa.storage.states import OUT, State
@@ -55,18 +57,22 @@ class Wishes:
         `kept`: how many were named and have data already.
         """
         told = {"trials": 0, "flying": 0, "kept": 0}
+        sealed = Sealed(self.desk.workspace, self.desk.plan)
         for batch, lanes, status in self._named(trials):
             has_data = (status == Outcome.OK) | (status == Outcome.NAN)
-            told["kept"] += int(has_data.sum()) if trials is not None else 0
             already = self._cancelled.get(batch, set())
             fresh = {int(n) for n in lanes[~has_data & (status != Outcome.CANCELLED)]} - already
             fresh |= {int(n) for n in lanes} & self._readmitted.get(batch, set())
+            # What is archived has data, even where those in the hot store were damaged and are made anew.
+            kept = fresh & sealed.lanes(batch, self.desk.stores[batch[0]]) if fresh else set()
+            fresh -= kept
+            told["kept"] += int(has_data.sum()) + len(kept) if trials is not None else 0
             if fresh:
                 self._say_cancelled(batch, fresh, why)
                 self._readmitted[batch] = self._readmitted.get(batch, set()) - fresh
                 self._cancelled.setdefault(batch, set()).update(fresh)
                 told["trials"] += len(fresh)
-                told["flying"] += sum(self._tried_now(batch, lane) for lane in fresh)
+                told["flying"] += len(self._tried_now(batch, fresh))
         self._hold()
         return told
 
@@ -80,14 +86,15 @@ class Wishes:
         wanted = FAILED if trials is None else (*FAILED, Outcome.CANCELLED)
         count = 0
         for batch, lanes, status in self._named(trials):
-            struck = self._cancelled.get(batch, set())
-            chosen = {int(lane) for lane in lanes[np.isin(status, wanted)]} - struck
-            chosen = {lane for lane in chosen if not self._busy(batch, lane)}
+            struck, out = self._cancelled.get(batch, set()), {int(lane) for lane in lanes[status == Outcome.CANCELLED]}
+            chosen = {int(lane) for lane in lanes[np.isin(status, wanted)]} - (struck - out)
+            # Those are being tried already, or will be as soon as their batch has landed.
+            chosen -= self._tried_now(batch, chosen) | self.readmitted(batch)
             # What was cancelled and is not marked yet was never out of it.
-            back = {int(lane) for lane in lanes} & struck if trials is not None else set()
+            back = {int(lane) for lane in lanes} & (struck - out) if trials is not None else set()
             if chosen or back:
                 self._say_readmitted(batch, chosen | back)
-                self._cancelled[batch] = struck - back
+                self._cancelled[batch] = struck - back - chosen
                 self._readmitted.setdefault(batch, set()).update(chosen)
                 count += len(chosen) + len(back)
         self._hold()
@@ -96,9 +103,9 @@ class Wishes:
     def mend(self, batch: Batch, outputs: Iterable[str]) -> bool:
         """Do a damaged batch again: all of its trials but those that are out of the race.
 
-        Returns False, and does nothing, while it is in flight: it is being written.
+        Returns False, and does nothing, while it is being written, or read to be sealed: that will find it damaged.
         """
-        if self.board is not None and batch in self.board.flying:
+        if self.board is not None and self.board.busy(batch):
             return False
         group, number = batch
         store, outputs = self.desk.stores[group], list(outputs)
@@ -237,16 +244,17 @@ class Wishes:
             rest = {n for n in range(self._size(batch)) if status[n] == Outcome.CANCELLED}
             for lane in sorted((rest | self._cancelled.get(batch, set())) - lanes):
                 self.desk.note({"event": "cancelled", "trial": digests[lane], "batch": name, "lane": lane, "why": why})
+        flying = self._tried_now(batch, lanes)
         for lane in sorted(lanes):
             event = {"event": "readmitted", "trial": digests[lane], "batch": name, "lane": lane}
-            self.desk.note(event | ({"flying": True} if self._tried_now(batch, lane) else {}))
+            self.desk.note(event | ({"flying": True} if lane in flying else {}))
 
-    def _tried_now(self, batch: Batch, lane: int) -> bool:
-        return self.board is not None and self.board.tried_now(batch, lane)
-
-    def _busy(self, batch: Batch, lane: int) -> bool:
-        """Whether a lane is being tried already, or is to be as soon as its batch has landed."""
-        return self._tried_now(batch, lane) or lane in self._readmitted.get(batch, ())
+    def _tried_now(self, batch: Batch, lanes: set[int]) -> set[int]:
+        """Which of these lanes are being tried: those of a batch in flight whose marks do not keep them out of it."""
+        if self.board is None or batch not in self.board.flying:
+            return set()
+        status, board = self.desk.stores[batch[0]].status(batch[1]), self.board
+        return {lane for lane in lanes if board.tried_now(batch, lane) and not Outcome(int(status[lane])).exempt}
 
     def _size(self, batch: Batch) -> int:
         return self.desk.plan.groups[batch[0]].size(batch[1])

@@ -320,7 +320,7 @@ def _begin_loop(bench: Bench, work: Work, wanted: Row) -> Work:
         loop.outcomes[finished] = saved.arrays["outcomes"][finished]
         loop.trial_seconds[finished] = saved.arrays["seconds"][finished]
         loop.messages = _messages(saved.meta)
-    return replace(work, loop=loop, programs=joined(known(saved.meta) if saved else (), 1, order.root))
+    return replace(work, loop=loop, programs=joined(known(saved.meta) if saved else (), 1, work.order.root))
 
 
 def _simulate(bench: Bench, work: Work) -> Work:

@@ -292,7 +292,9 @@ def restored(arrays: Mapping[str, Row], messages: Mapping[int, str], inputs: Inp
         leaves = [arrays[name][first : first + width] for name in names]
         state = jax.tree.unflatten(jax.tree.structure(shapes), leaves)
         slices.append((first, wrap_keys(state, shapes)))
-    return Carried(inputs, width, slices, arrays["outcomes"].copy(), dict(messages))
+    # A lane that was cancelled while its batch waited is aboard the checkpoint, and wanted no more.
+    outcomes = np.where(inputs.wanted, arrays["outcomes"], Outcome.PADDING).astype(np.uint8)
+    return Carried(inputs, width, slices, outcomes, dict(messages))
 
 
 def choose_width(batch: int, schema: Schema, sampling_draws: int, itemsizes: Mapping[str, int]) -> int:

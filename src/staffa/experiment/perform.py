@@ -153,7 +153,7 @@ class Program:
             self._function(name)
 
     def memory(self, *names: str) -> int | None:
-        """Bytes of the device that the largest of these phases takes, as its compiler has it; None if it does not say."""
+        """Bytes of the device that the largest of these phases takes, by its compiler; None if it does not say."""
         found = [self._function(name).memory_analysis() for name in names]
         if any(stats is None for stats in found):
             return None

@@ -40,6 +40,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from staffa.storage.spans import unspan
+from staffa.storage.spending import Spending
 from staffa.storage.states import State
 from staffa.trial import Outcome
 
@@ -101,7 +102,7 @@ class Books:
     - `issued`: lanes a batch was last issued for, where these are not all without data.
     - `open`: lanes of settled batches that are to be tried again: planned, or readmitted.
     - `undecided`: lanes that failed, and of which nobody said yet what comes of them.
-    - `segments`: batches that yielded, with the segment to carry on from.
+    - `segments`: batches that yielded and were not committed since, with the segment to carry on from.
     - `failures`, `losses`: what went wrong, in order, per trial and per batch.
     - `nan`: trials whose data hold a NaN.
     - `forgiven`: trials readmitted, with how many of their failures no longer count.
@@ -120,6 +121,7 @@ class Books:
     - `sharers`: names of all workers that a node has had for one job; they share its hours.
     - `node_seconds_lost`: work thrown away, by cause (`CUT_OFFS`, …).
     - `condition`: `paused` with its reason while the driver is paused.
+    - `spending`: what has been held of the machines.
     """
 
     charged: dict[str, tuple[int, ...]] = field(default_factory=dict)
@@ -150,6 +152,7 @@ class Books:
     sharers: dict[tuple[str, str], set[str]] = field(default_factory=dict)
     node_seconds_lost: dict[str, float] = field(default_factory=dict)
     condition: dict[str, str] = field(default_factory=dict)
+    spending: Spending = field(default_factory=Spending)
 
     def note(self, event: Mapping[str, Any]) -> None:
         """Enter one event. Unknown ones are only counted, malformed ones as `unreadable`."""
@@ -157,6 +160,7 @@ class Books:
         try:
             if enter is not None:
                 enter(self, event)
+            self.spending.note(event)
             self.counts[event["event"]] += 1
         except (KeyError, TypeError, ValueError, AttributeError):
             self.counts["unreadable"] += 1
@@ -354,6 +358,7 @@ def _batches_found(books: Books, event: Mapping[str, Any]) -> None:
     for batch, words in event["batches"].items():
         books.settled.add(batch)
         books.adrift.discard(batch)
+        books.segments.pop(batch, None)
         missing = set(unspan(words.get(Outcome.MISSING.word, "")))
         _close(books, batch, books.open.get(batch, set()) - missing)
         failed = {lane for word, lanes in words.items() if Outcome[word.upper()].failed for lane in unspan(lanes)}
@@ -362,6 +367,7 @@ def _batches_found(books: Books, event: Mapping[str, Any]) -> None:
 
 def _batch_damaged(books: Books, event: Mapping[str, Any]) -> None:
     books.settled.discard(event["batch"])
+    books.segments.pop(event["batch"], None)
     _close(books, event["batch"], None)
     books.undecided.pop(event["batch"], None)
 

@@ -81,7 +81,8 @@ _S, _C = State, Cause
 TRANSITIONS: Mapping[Cause, tuple[frozenset[State], State]] = {
     _C.ISSUED: (frozenset({_S.PLANNED}), _S.ISSUED),
     _C.COMMITTED: (frozenset({_S.ISSUED}), _S.DONE),
-    _C.RESTORED: (frozenset({_S.ISSUED}), _S.ARCHIVED),
+    # From planned where its driver was gone before it could say so.
+    _C.RESTORED: (frozenset({_S.ISSUED, _S.PLANNED}), _S.ARCHIVED),
     _C.FAILED: (frozenset({_S.ISSUED}), _S.FAILED),
     _C.LOST: (frozenset({_S.ISSUED}), _S.PLANNED),
     _C.YIELDED: (frozenset({_S.ISSUED}), _S.PLANNED),
@@ -247,6 +248,8 @@ def _issued(course: Course, event: Event) -> Cause | None:
     lanes = event.get("lanes")
     if lanes is None:  # all that have no data and are still in the race
         return Cause.ISSUED if course.state is State.PLANNED else None
+    if course.state is State.CANCELLED:
+        return None  # its batch goes on from a checkpoint that it is in; what comes of it is not kept
     return Cause.ISSUED if course.seat.lane in unspan(lanes) else None
 
 
@@ -277,7 +280,9 @@ def _found(course: Course, event: Event) -> Cause | None:
     word = next((word for word, lanes in others.items() if course.seat.lane in unspan(lanes)), Outcome.OK.word)
     if Outcome[word.upper()].failed:
         return Cause.FOUND_FAILED
-    return Cause.FOUND if Outcome[word.upper()].has_data else None
+    if not Outcome[word.upper()].has_data:
+        return None
+    return Cause.RESTORED if course.sealed else Cause.FOUND
 
 
 def _retried(course: Course, event: Event) -> Cause | None:

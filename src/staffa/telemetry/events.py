@@ -235,6 +235,8 @@ class BatchSettled(OfBatch):
     mended: Sequence[str] = ()
     """Trials whose data held a NaN, and do no longer."""
     memory: Memory | None = None
+    programs: Sequence[tuple[int, str]] = ()
+    """Programs that had a part in it, in order: width, and the backend's name (`metadata/backend-NAME.json`)."""
 
 
 @dataclass(frozen=True, kw_only=True)

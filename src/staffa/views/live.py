@@ -169,6 +169,11 @@ def _damaged(event: Event) -> Iterator[str]:
     yield f"batch {event['batch']} is damaged on disk ({', '.join(event['outputs'])}); it is computed again"
 
 
+def _budget_reached(event: Event) -> Iterator[str]:
+    spent = ", ".join(f"{amount:.3g} {unit.replace('_', ' ')}" for unit, amount in event["spent"].items())
+    yield f"the budget is reached ({spent}): nothing more is issued"
+
+
 def _paused(event: Event) -> Iterator[str]:
     yield f"paused: {event['reason']}"
 
@@ -221,6 +226,11 @@ _NOTICES: Mapping[str, Callable[[Event], Iterator[str]]] = {
     "batch_lost": _lost,
     "batch_damaged": _damaged,
     "paused": _paused,
+    "budget_reached": _budget_reached,
+    "grown": lambda event: iter([f"grown by {number(event['added'], 'trial')} to {event['trials']:,}"]),
+    "hook_failed": lambda event: iter([f"hook {event['hook']} failed: {event['why']}"]),
+    "alert_failed": lambda event: iter([f"alert {event['alert']} could not be sent: {event['why']}"]),
+    "tracker_failed": lambda event: iter([f"tracker {event['tracker']} failed: {event['why']}"]),
     "continued": _continued,
     "worker_left": _left,
     "pool_paused": _pool_paused,

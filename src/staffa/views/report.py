@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from staffa.views.estimate import estimate_lines, estimate_notes
+from staffa.views.lagging import lagging_lines
 from staffa.views.readings import flagged, moment, number, outcomes, percent, pool, pools, size, span, tunnel
 from staffa.views.sheet import Grid, Sheet, one_line
 
@@ -45,11 +47,14 @@ def _finite(value: Any) -> Any:
 # --- plan ------------------------------------------------------------------------------------------
 
 
-def plan_facts(plan: Plan, root: Path, total_bytes: int, inodes: int) -> dict[str, Any]:
+def plan_facts(
+    plan: Plan, root: Path, total_bytes: int, inodes: int, estimate: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """A plan in numbers.
 
     Arguments:
     - `total_bytes`: of the outputs, uncompressed; `inodes`: of the finished campaign.
+    - `estimate`: what it will take (`staffa.campaign.estimate.estimate`).
     """
     return {
         "root": str(root),
@@ -67,6 +72,7 @@ def plan_facts(plan: Plan, root: Path, total_bytes: int, inodes: int) -> dict[st
         "inodes_per_1000_trials": round(1000 * inodes / max(plan.trials, 1), 1),
         "parameters": dict(plan.parameters),
         "partition_by": list(plan.partition_by),
+        "estimate": dict(estimate or {}),
         "partitions": [_group_facts(plan, group, number) for number, group in enumerate(plan.groups)],
     }
 
@@ -102,12 +108,14 @@ def plan_sheet(facts: Facts) -> Sheet:
         "archive": f"{number(facts['parts'], 'part')}, {_partitioned(facts)}",
         "outputs": f"{size(facts['bytes'])} before compression",
         "inodes": inodes,
+        **estimate_lines(facts.get("estimate") or {}),
         "run hash": str(facts.get("run_hash") or ""),
         **_machine_lines(facts.get("cluster") or {}),
     }
     shown = facts["partitions"][:GROUPS]
     rest = len(facts["partitions"]) - len(shown)
     notes = [f"… and {number(rest, 'more group')}"] if rest else []
+    notes += estimate_notes(facts.get("estimate") or {})
     notes.append("nothing is refused, nothing was written; next: " + facts["next"])
     return Sheet(facts["root"], lines, _group_grid(shown), notes)
 
@@ -182,9 +190,16 @@ def ended_facts(root: Path, resumed: bool, ended: Facts, exit_code: int, status:
     }
 
 
+ENDINGS = {
+    "finished": "finished",
+    "stopped": "stopped (asked by staffa stop)",
+    "budget": "stopped (execution.budget is reached: raise it to go on)",
+}
+
+
 def ended_sheet(facts: Facts) -> Sheet:
     """The last words of a run: where the results are, what to do, and last what is not as it should be."""
-    verb = {"finished": "finished", "stopped": "stopped (asked by staffa stop)"}.get(facts["reason"], "interrupted")
+    verb = ENDINGS.get(facts["reason"], "interrupted")
     again = " an unchanged campaign was resumed;" if facts["resumed"] else ""
     title = f"{verb}:{again} {number(facts['trials'], 'trial')}, {span(facts['seconds'])}"
     lines = {
@@ -234,7 +249,10 @@ def status_sheet(status: Facts) -> Sheet:
         **{f"pool {name}": text for name, text in _pools(status).items()},
         "trials": f"{settled:,} of {trials:,} settled ({percent(settled, trials)} %){speed}{eta}",
         "outcomes": outcomes(figures.get("outcomes", {})) or "none yet",
+        "states": ", ".join(f"{count:,} {state}" for state, count in (figures.get("states") or {}).items()),
         "batches": _batches(figures),
+        **(lagging_lines(figures) if status["live"] else {}),
+        "budget": _budget(figures),
         "archive": f"{figures.get('sealed', 0):,} of {number(figures.get('parts', 0), 'part')} sealed",
         "quarantined": f"{status['quarantined']:,}" if status.get("quarantined") else "",
         "lost": _lost(status.get("node_hours_lost") or {}),
@@ -243,6 +261,11 @@ def status_sheet(status: Facts) -> Sheet:
     }
     notes = [f"next: {command}" for command in next_commands(status["root"], status)]
     return Sheet(status["root"], {name: text for name, text in lines.items() if text}, notes=notes)
+
+
+def _budget(figures: Facts) -> str:
+    found = figures.get("budget") or {}
+    return ", ".join(f"{one['spent']:.3g} of {one['limit']:g} {unit.replace('_', ' ')}" for unit, one in found.items())
 
 
 def _driver(status: Facts) -> str:

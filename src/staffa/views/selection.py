@@ -35,7 +35,7 @@ def select_trials(workspace: Workspace, where: str) -> pa.Table:
         sql = f'select "index", trial from ({chosen}) where staffa_chosen order by "index"'
         try:
             if [statement.type.name for statement in connection.extract_statements(sql)] != ["SELECT"]:
-                raise ConfigError(f"--where {where!r} is not one condition", "such as \"temperature > 5\"")
+                raise ConfigError(f"--where {where!r} is not one condition", 'such as "temperature > 5"')
             return connection.sql(sql).to_arrow_table()
         except duckdb.Error as error:
             raise _refusal(where, str(error), trials.column_names) from None
