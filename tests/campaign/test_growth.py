@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -39,7 +39,7 @@ class Room:
         self.asked.append(group)
         return Schema(self.outputs, self.coords, 16, None)
 
-    def vectorize(self, block: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
+    def vectorize(self, block: Mapping[str, Any], names: Collection[str]) -> tuple[str, tuple[str, ...]]:
         return "vmap", self.static
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -45,7 +45,7 @@ class Describer:
         self.asked.append(group)
         return Schema(self.by_use.get(group.sampler, self.outputs), self.coords, 16, self.pilot)
 
-    def vectorize(self, block: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
+    def vectorize(self, block: Mapping[str, Any], names: Collection[str]) -> tuple[str, tuple[str, ...]]:
         return self.mode, self.static
 
 

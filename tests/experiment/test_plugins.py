@@ -64,8 +64,8 @@ def walks(site: Path) -> Path:
         "walks",
         "1.2",
         {"walks_plugin": WALKS},
-        "[staffa.samplers]\nwalk = walks_plugin:Walk\n\n[staffa.schedules]\nlinear = walks_plugin:Linear\n"
-        "cosine = walks_plugin:Cosine\n\n[staffa.renderers]\nwalks = walks_plugin:table\n\n"
+        "[staffa.samplers]\nwalk = walks_plugin:Walk\n\n[staffa.schedules]\nstraight = walks_plugin:Linear\n"
+        "wave = walks_plugin:Cosine\n\n[staffa.renderers]\nwalks = walks_plugin:table\n\n"
         "[console_scripts]\nx = y:z\n",
     )
     return site
@@ -73,6 +73,15 @@ def walks(site: Path) -> Path:
 
 def rows(family: str | None = None) -> dict[tuple[str, str], dict[str, Any]]:
     return {(row["family"], row["name"]): row for row in listed(family)}
+
+
+def theirs(family: str) -> list[plugins.Offer]:
+    """What others than Staffa offer."""
+    return [offer for offer in offers(family) if offer.distribution != "staffa"]
+
+
+def names_of(family: str) -> list[str]:
+    return [offer.name for offer in theirs(family)]
 
 
 def refused(call: Callable[..., Any], *arguments: Any) -> PluginError:
@@ -94,27 +103,30 @@ def test_the_families():
 
 
 def test_a_family_is_one_line(site, monkeypatch):
-    monkeypatch.setattr(plugins, "FAMILIES", (*FAMILIES, plugins.Family("kernels", "what moves a state")))
-    install(site, "kerns", "0.1", {"kerns_plugin": "def hop(): ..."}, "[staffa.kernels]\nhop = kerns_plugin:hop\n")
-    assert load("kernels", "hop")() is None and rows("kernels")["kernels", "hop"]["status"] == "ok"
+    monkeypatch.setattr(plugins, "FAMILIES", (*FAMILIES, plugins.Family("hops", "what moves a state")))
+    install(site, "kerns", "0.1", {"kerns_plugin": "def hop(): ..."}, "[staffa.hops]\nhop = kerns_plugin:hop\n")
+    assert load("hops", "hop")() is None and rows("hops")["hops", "hop"]["status"] == "ok"
 
 
 # --- looking and loading ---------------------------------------------------------------------------
 
 
 def test_looking_reads_metadata_only(walks):
-    found = offers("schedules")
+    found = theirs("schedules")
     assert [(offer.name, offer.value) for offer in found] == [
-        ("cosine", "walks_plugin:Cosine"),
-        ("linear", "walks_plugin:Linear"),
+        ("straight", "walks_plugin:Linear"),
+        ("wave", "walks_plugin:Cosine"),
     ]
-    assert found[0].origin == "walks 1.2 (walks_plugin:Cosine)" and "walks_plugin" not in sys.modules
-    assert load("schedules", "cosine").__name__ == "Cosine" and "walks_plugin" in sys.modules
+    assert found[1].origin == "walks 1.2 (walks_plugin:Cosine)" and "walks_plugin" not in sys.modules
+    assert load("schedules", "wave").__name__ == "Cosine" and "walks_plugin" in sys.modules
 
 
 def test_listing_says_where_each_comes_from(walks):
     found = rows()
-    assert list(rows("schedules")) == [("schedules", "cosine"), ("schedules", "linear")]
+    assert [name for (_, name), row in rows("schedules").items() if row["distribution"] == "walks"] == [
+        "straight",
+        "wave",
+    ]
     row = found["samplers", "walk"]
     assert (row["distribution"], row["version"], row["value"]) == ("walks", "1.2", "walks_plugin:Walk")
     assert (row["status"], row["reason"], row["file"]) == ("ok", "", str(walks / "walks_plugin.py"))
@@ -124,10 +136,10 @@ def test_listing_says_where_each_comes_from(walks):
 
 
 def test_unknown_names_get_their_near_ones(walks):
-    error = refused(load, "schedules", "cosin", "experiment.schedule.use")
-    assert error.message == "experiment.schedule.use: there is no plug-in 'cosin' in schedules"
-    assert error.hint == "did you mean 'cosine'?"
-    assert "staffa plugins list" in refused(load, "metrics", "x").hint
+    error = refused(load, "schedules", "wav", "experiment.schedule.use")
+    assert error.message == "experiment.schedule.use: there is no plug-in 'wav' in schedules"
+    assert error.hint == "did you mean 'wave'?"
+    assert "staffa plugins list" in refused(load, "strategies", "x").hint
 
 
 # --- what is broken --------------------------------------------------------------------------------
@@ -165,7 +177,7 @@ def test_what_cannot_be_used_is_told_and_harms_nobody(broken):
     assert reasons["quits"] == "SystemExit: enough"
     assert reasons["wrong"] == "is not a subclass of staffa.Experiment"
     assert reasons["misspelt"].startswith("no such family; did you mean 'schedules'")
-    assert found["schedules", "linear"]["status"] == "ok" and load("schedules", "linear")
+    assert found["schedules", "straight"]["status"] == "ok" and load("schedules", "straight")
 
 
 @pytest.mark.parametrize("name", ["raises", "gone", "nowhere", "quits"])
@@ -192,7 +204,7 @@ def test_what_does_not_fit_is_refused(broken):
 def test_a_distribution_whose_entry_points_cannot_be_read(walks, entries, told):
     install(walks, "torn", "3.0", {}, entries)
     found = rows()
-    assert found["schedules", "linear"]["status"] == "ok" and load("samplers", "walk")
+    assert found["schedules", "straight"]["status"] == "ok" and load("samplers", "walk")
     assert [row["status"] for row in found.values() if row["distribution"] == "torn"] == told
 
 
@@ -209,66 +221,66 @@ def test_a_distribution_without_metadata(walks):
 
 def test_a_name_that_two_distributions_offer_is_refused_for_both(walks):
     other = {"others_plugin": "class Linear: ..."}
-    install(walks, "others", "2.0", other, "[staffa.schedules]\nlinear = others_plugin:Linear\n")
-    assert [offer.distribution for offer in offers("schedules") if offer.name == "linear"] == ["others", "walks"]
-    error = refused(load, "schedules", "linear")
-    assert "'linear' is offered in schedules by others 2.0 (others_plugin:Linear) and walks 1.2" in error.message
+    install(walks, "others", "2.0", other, "[staffa.schedules]\nstraight = others_plugin:Linear\n")
+    assert [offer.distribution for offer in offers("schedules") if offer.name == "straight"] == ["others", "walks"]
+    error = refused(load, "schedules", "straight")
+    assert "'straight' is offered in schedules by others 2.0 (others_plugin:Linear) and walks 1.2" in error.message
     assert "uninstall one of them" in error.hint
-    found = [row for row in listed("schedules") if row["name"] == "linear"]
+    found = [row for row in listed("schedules") if row["name"] == "straight"]
     assert [row["status"] for row in found] == ["failed", "failed"]
-    assert found[0]["reason"] == "walks 1.2 offers another 'linear'"
-    assert load("schedules", "cosine")
-    with register("schedules", "linear", OwnSchedule):
-        assert load("schedules", "linear") is OwnSchedule
+    assert found[0]["reason"] == "walks 1.2 offers another 'straight'"
+    assert load("schedules", "wave")
+    with register("schedules", "straight", OwnSchedule):
+        assert load("schedules", "straight") is OwnSchedule
 
 
 def test_two_that_offer_the_same_thing_do_not_contradict_each_other(walks):
-    install(walks, "friends", "2.0", {}, "[staffa.schedules]\nlinear = walks_plugin:Linear\n")
-    assert load("schedules", "linear").__name__ == "Linear"
+    install(walks, "friends", "2.0", {}, "[staffa.schedules]\nstraight = walks_plugin:Linear\n")
+    assert load("schedules", "straight").__name__ == "Linear"
     assert all(row["status"] == "ok" for row in listed("schedules"))
 
 
 def test_of_a_distribution_that_is_there_twice_the_first_counts(walks, tmp_path, monkeypatch):
     first = tmp_path / "first"
     first.mkdir()
-    install(first, "walks", "2.0", {}, "[staffa.schedules]\nlinear = walks_plugin:Cosine\n")
+    install(first, "walks", "2.0", {}, "[staffa.schedules]\nstraight = walks_plugin:Cosine\n")
     monkeypatch.syspath_prepend(first)
-    assert [(offer.name, offer.version) for offer in offers("schedules")] == [("linear", "2.0")]
-    assert offers("samplers") == []
+    assert [(offer.name, offer.version) for offer in theirs("schedules")] == [("straight", "2.0")]
+    assert theirs("samplers") == []
 
 
 # --- by hand ---------------------------------------------------------------------------------------
 
 
 def test_registering_and_deregistering_last_for_a_block(walks):
-    with register("schedules", "own", OwnSchedule), deregister("schedules", "cosine"):
-        assert [offer.name for offer in offers("schedules")] == ["linear", "own"]
+    with register("schedules", "own", OwnSchedule), deregister("schedules", "wave"):
+        assert names_of("schedules") == ["own", "straight"]
         assert load("schedules", "own") is OwnSchedule
-        assert "no plug-in 'cosine'" in refused(load, "schedules", "cosine").message
-        with register("schedules", "cosine", OwnSchedule), deregister("schedules", "own"):
-            assert load("schedules", "cosine") is OwnSchedule
+        assert "no plug-in 'wave'" in refused(load, "schedules", "wave").message
+        with register("schedules", "wave", OwnSchedule), deregister("schedules", "own"):
+            assert load("schedules", "wave") is OwnSchedule
             assert "no plug-in 'own'" in refused(load, "schedules", "own").message
         row = rows("schedules")["schedules", "own"]
         assert row["origin"].startswith("registered (") and row["origin"].endswith("test_plugins:OwnSchedule)")
         assert row["file"] == __file__ and row["distribution"] == ""
-    assert [offer.name for offer in offers("schedules")] == ["cosine", "linear"]
+    assert names_of("schedules") == ["straight", "wave"]
     with register("schedules", "own", 3):
         assert "cannot be called" in refused(load, "schedules", "own").message
 
 
 def test_the_first_family_that_has_it(walks):
-    assert search(("metrics", "schedules"), "linear").__name__ == "Linear"
-    assert "in metrics or fitness" in refused(search, ("metrics", "fitness"), "linear").message
+    assert search(("metrics", "schedules"), "straight").__name__ == "Linear"
+    assert "in metrics or fitness" in refused(search, ("metrics", "fitness"), "straight").message
 
 
 # --- in an experiment ------------------------------------------------------------------------------
 
 
 def test_blocks_find_parts_in_the_family_of_their_option(walks, tmp_path):
-    walk = build({"use": "walk", "step": 0.25, "schedule": {"use": "linear", "start": 3}}, tmp_path)
+    walk = build({"use": "walk", "step": 0.25, "schedule": {"use": "straight", "start": 3}}, tmp_path)
     assert walk.step_size == 0.25 and walk.schedule.start == 3.0
-    with register("metrics", "linear", OwnSchedule):
-        assert build({"use": "walk", "schedule": {"use": "linear", "start": 1}}, tmp_path).schedule.start == 1
+    with register("metrics", "straight", OwnSchedule):
+        assert build({"use": "walk", "schedule": {"use": "straight", "start": 1}}, tmp_path).schedule.start == 1
     error = refused(build, {"use": "walk", "schedule": {"use": "linar"}}, tmp_path)
     assert error.message == "experiment.schedule.use: unknown part of an experiment 'linar'"
     assert error.hint.startswith("did you mean 'linear'")
@@ -279,10 +291,10 @@ def test_blocks_find_parts_in_the_family_of_their_option(walks, tmp_path):
 
 
 def test_a_part_that_several_families_offer_is_not_guessed(walks, tmp_path):
-    with register("metrics", "linear", OwnSchedule), register("samplers", "both", Own):
-        block = {"use": "walk", "step": {"use": "linear"}}
+    with register("metrics", "straight", OwnSchedule), register("samplers", "both", Own):
+        block = {"use": "walk", "step": {"use": "straight"}}
         error = refused(build, block, tmp_path)
-        assert "experiment.step.use: 'linear' is offered in schedules and metrics" in error.message
+        assert "experiment.step.use: 'straight' is offered in schedules and metrics" in error.message
         with register("experiments", "both", type("Both", (Own,), {})):
             message = refused(build, {"use": "both"}, tmp_path).message
             assert "'both' is offered in experiments and samplers" in message
@@ -324,7 +336,7 @@ def test_what_workers_could_not_import_is_refused_here():
 def test_another_process_finds_them(walks):
     code = (
         "from staffa.experiment.plugins import load, offers\n"
-        "print(load('schedules', 'cosine').__name__, len(offers('samplers')))"
+        "print(load('schedules', 'wave').__name__, len([o for o in offers('samplers') if o.distribution != 'staffa']))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["Cosine", "1"]

@@ -186,7 +186,7 @@ def test_installed_plugins_are_found_by_name(walks: None, folder: Path) -> None:
     walk = build({"use": "walk", "dimension": 4, "target": {"use": "walk"}}, folder)
     assert walk.options[0] == 4 and type(walk.options[4]) is type(walk)
     assert load_class("walk", folder) is type(walk)
-    assert "did you mean 'walk'?" in refused({"use": "wakl"}, folder)
+    assert "did you mean 'walk'" in refused({"use": "wakl"}, folder)
     message = refused({"use": "broken"}, folder)
     assert "'broken' (staffa_test_walks:Gone) cannot be imported: AttributeError" in message
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -23,7 +23,7 @@ from staffa.campaign.model import CampaignConfig
 from staffa.campaign.points import Column, Points
 from staffa.campaign.space import Space
 from staffa.errors import ConfigError, near
-from staffa.experiment.protocol import RESERVED_PARAMETERS, SUMMARIES, Output, Sampling, Schema
+from staffa.experiment.protocol import RESERVED_PARAMETERS, SUMMARIES, Extract, Output, Sampling, Schema
 from staffa.trial import Scalar, canonical
 
 BATCH_BYTES = 8 << 20
@@ -69,6 +69,8 @@ class Group:
     generation: int = 0
     """When it joined the campaign: its store stands in `hot/<generation>/`."""
     pilot_seconds: float | None = None
+    extracts: tuple[Extract, ...] = ()
+    """What else stands in a trial's row."""
 
     @property
     def batches(self) -> int:
@@ -123,6 +125,10 @@ class Plan:
     parts: tuple[Part, ...]
     inputs: Inputs = field(default_factory=Inputs)
     """Files that trials need."""
+    summaries: tuple[str, ...] = ("count", "mean", "sd", "min", "max")
+    """What the table of trials says of each output; plans that do not tell are older than the other words."""
+    diagnosed: int = 1
+    """Elements an output may have for the words that are not moments."""
 
     @property
     def batches(self) -> int:
@@ -143,6 +149,10 @@ class Plan:
                 found[output.name] = replace(known, shape=shape)
         return tuple(found.values())
 
+    def extracts(self) -> tuple[Extract, ...]:
+        """What else stands in the rows of trials, of all groups, each once."""
+        return tuple({extract.name: extract for group in self.groups for extract in group.extracts}.values())
+
     def dumps(self) -> str:
         return json.dumps(asdict(self), separators=(",", ":"))
 
@@ -154,6 +164,7 @@ class Plan:
         fields["parts"] = tuple(Part(**values) for values in fields["parts"])
         fields["parameters"] = tuple((name, kind) for name, kind in fields["parameters"])
         fields["partition_by"] = tuple(fields["partition_by"])
+        fields["summaries"] = tuple(fields.get("summaries", cls.summaries))
         if "inputs" in fields:
             fields["inputs"] = Inputs(**{name: tuple(words) for name, words in fields["inputs"].items()})
         return cls(**fields)
@@ -210,7 +221,7 @@ def unfold(
     config: CampaignConfig,
     code: str,
     describe: Describe,
-    vectorize: Callable[[dict[str, Any]], tuple[str, tuple[str, ...]]],
+    vectorize: Callable[[dict[str, Any], Collection[str]], tuple[str, tuple[str, ...]]],
     earlier: Earlier | None = None,
 ) -> tuple[Plan, Rows]:
     """Unfold a campaign into its plan.
@@ -218,7 +229,7 @@ def unfold(
     Arguments:
     - `code`: digest of the workflow's code.
     - `describe`: finds out what a group's program records (`experiment.perform.describe`).
-    - `vectorize`: for an experiment block, how its batches run and which parameters are static.
+    - `vectorize`: for an experiment block and the parameters' names, how its batches run and which are static.
     - `earlier`: what the campaign grows from: the plan goes on from there, and the rows returned
       are the trials it did not have.
     """
@@ -231,7 +242,7 @@ def unfold(
     digests = name_trials(points, config.replicates, [identity(block) for block in blocks], block_codes)
     declared = _without_duplicates(config, digests, points)
     kept = declared if earlier is None else declared[~stand_in(digests[declared], earlier.digests)]
-    modes = [vectorize(block) for block in blocks]
+    modes = [vectorize(block, [column.name for column in trials.columns]) for block in blocks]
     partition_by = config.archive.partition_by
     sampled = _with_sampler(points, blocks, block_codes)
     _check_partition(partition_by, sampled)
@@ -264,6 +275,8 @@ def unfold(
         level=config.storage.level,
         parameters=parameters,
         partition_by=partition_by,
+        summaries=config.archive.summaries,
+        diagnosed=config.archive.diagnosed,
         groups=groups,
         parts=tuple(_parts(config, groups, sampling, len(before), len(earlier.plan.parts) if earlier else 0)),
     )
@@ -326,7 +339,8 @@ def _group(values: dict[str, Any]) -> Group:
         Output(**{**o, "shape": tuple(o["shape"]), "dims": tuple(o["dims"])}) for o in values.pop("outputs")
     )
     coords = {name: tuple(found) for name, found in values.pop("coords").items()}
-    return Group(outputs=outputs, coords=coords, **values)
+    extracts = tuple(Extract(**found) for found in values.pop("extracts", ()))
+    return Group(outputs=outputs, coords=coords, extracts=extracts, **values)
 
 
 def _check_names(trials: Points) -> None:
@@ -470,7 +484,10 @@ def _described(drafts: Sequence[Group], describe: Describe, before: Sequence[Gro
     def key(group: Group) -> str:
         return canonical([group.experiment, group.static, group.traced])
 
-    memo = {key(group): Schema(group.outputs, group.coords, group.state_bytes, group.pilot_seconds) for group in before}
+    memo = {
+        key(group): Schema(group.outputs, group.coords, group.state_bytes, group.pilot_seconds, group.extracts)
+        for group in before
+    }
     found = []
     for group in drafts:
         schema = memo.get(key(group)) or memo.setdefault(key(group), describe(group))
@@ -480,6 +497,7 @@ def _described(drafts: Sequence[Group], describe: Describe, before: Sequence[Gro
             coords=dict(schema.coords),
             state_bytes=schema.state_bytes,
             pilot_seconds=schema.pilot_seconds,
+            extracts=schema.extracts,
         )
         found.append((told, schema))
     return found
@@ -487,9 +505,23 @@ def _described(drafts: Sequence[Group], describe: Describe, before: Sequence[Gro
 
 def _check_outputs(groups: Sequence[Group], parameters: set[str]) -> None:
     kinds: dict[str, tuple[Group, Output]] = {}
+    rows: dict[str, tuple[Group, Extract]] = {}
     for group in groups:
         for axis in sorted(parameters & group.coords.keys()):
             raise ConfigError(f"{axis!r} is both a parameter of the space and an axis of {group.sampler}", "rename one")
+        for extract in group.extracts:
+            if extract.name in parameters:
+                raise ConfigError(
+                    f"{extract.name!r} is both a parameter of the space and a column of trials that "
+                    f"{group.sampler} makes of {extract.output!r}",
+                    "rename the parameter",
+                )
+            other, same = rows.setdefault(extract.name, (group, extract))
+            if same != extract:
+                raise ConfigError(
+                    f"summaries[{extract.name!r}] is one thing in {other.sampler}, another in {group.sampler}",
+                    "one archive has one meaning for a column: rename one of them",
+                )
         for output in group.outputs:
             for name in (output.name, *(f"{output.name}.{word}" for word in SUMMARIES)):
                 if name in parameters:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,7 +27,7 @@ from staffa.execution.bench import spec_of
 from staffa.execution.company import check_company
 from staffa.execution.reduce import array_layout
 from staffa.experiment.protocol import Experiment, Sampling, Schema
-from staffa.experiment.registry import build, load_class
+from staffa.experiment.registry import build
 from staffa.storage.files import write_aside
 from staffa.storage.hot import GroupLayout, HotStore
 from staffa.storage.provenance import code_digest, dirty_files, gather, snapshot_code
@@ -87,16 +87,22 @@ def unfolded(declaration: Declaration, earlier: Earlier | None = None, inputs: I
         inputs = Inputs(config.inputs.paths, config.inputs.together).resolved(directory)
     objects: dict[str, Experiment] = {}
 
-    def vectorize(block: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
-        found = load_class(block["use"], directory)
+    def built(block: Mapping[str, Any]) -> Experiment:
+        key = json.dumps(block, sort_keys=True, default=str)
+        if key not in objects:
+            objects[key] = build(block, directory)
+        return objects[key]
+
+    def vectorize(block: Mapping[str, Any], names: Collection[str]) -> tuple[str, tuple[str, ...]]:
+        found = built(block)
         mode = config.execution.vectorize
-        return (found.vectorize if mode == "auto" else mode), tuple(found.static)
+        always = type(found).static
+        # What only an object names (its target's parameters, say) may be a parameter, and need not be one.
+        own = [name for name in found.static if name in names and name not in always]
+        return (found.vectorize if mode == "auto" else mode), (*always, *own)
 
     def describe(group: Group) -> Schema:
-        key = json.dumps(group.experiment, sort_keys=True, default=str)
-        if key not in objects:
-            objects[key] = build(group.experiment, directory)
-        return _describe(objects[key], group, config, directory)
+        return _describe(built(group.experiment), group, config, directory)
 
     with _located(declaration):
         check_company(declaration)

@@ -18,6 +18,7 @@ from staffa.campaign.plan import Plan
 from staffa.execution.bench import Order, bench_of
 from staffa.experiment.diagnostics import FEWEST_DRAWS, diagnosed
 from staffa.storage.archive import Archive
+from staffa.storage.extracts import ExtractLayout
 from staffa.storage.hot import ArrayLayout, HotStore
 from staffa.storage.tables import (
     ArchiveLayout,
@@ -81,7 +82,9 @@ class Summary:
 
 def archive_layout(plan: Plan) -> ArchiveLayout:
     """The archive's columns, from the plan."""
-    return ArchiveLayout(plan.parameters, tuple(array_layout(o) for o in plan.outputs()), plan.partition_by)
+    outputs = tuple(array_layout(output) for output in plan.outputs())
+    extracts = tuple(ExtractLayout(**asdict(extract)) for extract in plan.extracts())
+    return ArchiveLayout(plan.parameters, outputs, plan.partition_by, plan.summaries, plan.diagnosed, extracts)
 
 
 def array_layout(output: Any) -> ArrayLayout:

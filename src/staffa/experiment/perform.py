@@ -244,6 +244,7 @@ def describe(experiment: Experiment, spec: Spec, directory: Path) -> Schema:
     Raises `PluginError` naming the line of the user's file for whatever cannot be traced,
     for a `step` that changes the state's structure, and for outputs that cannot be archived.
     """
+    _check_warmup(experiment, spec.sampling)
     lane = Lane(experiment, spec)
     head = _head(spec, ())
     number = jax.ShapeDtypeStruct((), np.uint32)
@@ -261,6 +262,17 @@ def describe(experiment: Experiment, spec: Spec, directory: Path) -> Schema:
         schema = schema_of(experiment, shapes, 0, sum(_bytes(leaf) for leaf in jax.tree.leaves(state)))
         jax.eval_shape(lane.sample, *head, state, number)
     return schema
+
+
+def _check_warmup(experiment: Experiment, sampling: Sampling) -> None:
+    """A warm-up that is planned ahead must be as long as the one that is done."""
+    told = getattr(experiment, "warmup", sampling.warmup)
+    if told != sampling.warmup:
+        raise PluginError(
+            f"experiment.warmup: {told}, but sampling.warmup: {sampling.warmup}; "
+            f"{type(experiment).__name__} plans its warm-up by this number",
+            "give both the same number",
+        )
 
 
 def key_data(state: Any) -> Any:

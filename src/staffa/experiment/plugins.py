@@ -72,6 +72,7 @@ FAMILIES = (
         "schedules", "how a quantity changes along a trial: `schedule: {use: NAME}`", options=("schedule",), far=True
     ),
     Family("resampling", "who survives a step: `resampling: {use: NAME}`", options=("resampling",), far=True),
+    Family("kernels", "how particles move: `kernel: {use: NAME}`", options=("kernel",), far=True),
     Family("fitness", "what is sampled: `target: {use: NAME}`", options=("target", "fitness"), far=True),
     Family("metrics", "how far two things are apart: `metric: {use: NAME}`", options=("metric",), far=True),
     Family("strategies", "what a search asks for next"),

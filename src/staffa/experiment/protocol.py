@@ -55,11 +55,15 @@ class Experiment:
     Subclass it in a file of its own and write `initialize` and `step` (and, where the
     sampler has a warm-up, `adapt`) in pure JAX. Options are the keyword arguments of
     `__init__`; a campaign file gives them beside `use:`. The engine compiles the loop.
+
+    An experiment that has to know how long its warm-up will be says so as `self.warmup`; a campaign
+    with another `sampling.warmup` is refused.
     """
 
     static: ClassVar[tuple[str, ...]] = ()
     """Parameters that change the compiled program (sizes, counts, choices): given as plain
-    Python values, one program for each combination. Strings are always static."""
+    Python values, one program for each combination. Strings are always static. Those of the class
+    must be parameters of the campaign; an object may name more, which count where they are."""
 
     dims: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     """Names of each output's own axes, for xarray and Parquet. A first axis named `chain` is

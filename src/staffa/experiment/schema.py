@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from staffa.errors import PluginError, near
+from staffa.experiment.extracts import extracts_of
 from staffa.experiment.protocol import RESERVED, TABLES, Experiment, Output, Schema
 from staffa.experiment.registry import located
 
@@ -32,7 +33,7 @@ def schema_of(
     _check_ragged(experiment, {output.name: output for output in outputs})
     coords = {axis: tuple(np.asarray(values).tolist()) for axis, values in experiment.coords.items()}
     _check_coords(experiment, coords, outputs)
-    return Schema(outputs, coords, state_bytes)
+    return Schema(outputs, coords, state_bytes, extracts=extracts_of(experiment, outputs))
 
 
 def check_outputs(experiment: Experiment, outputs: Mapping[str, Any]) -> None:

@@ -26,6 +26,7 @@ from staffa.campaign.identity import run_hash, seed_channels
 from staffa.campaign.layers import DEFAULT, Origin
 from staffa.campaign.plan import Plan
 from staffa.errors import WorkspaceError
+from staffa.experiment.protocol import SUMMARIES
 from staffa.storage.files import read_json
 from staffa.storage.hot import HotStore
 from staffa.storage.provenance import changed_files, gather, known_backends
@@ -335,7 +336,7 @@ def _has_parts(workspace: Workspace) -> bool:
 
 def _summary_columns(workspace: Workspace) -> set[str]:
     schema = pq.read_schema(next(iter(workspace.trials_archive.glob("*.parquet"))))
-    return {name for name in schema.names if name.endswith((".count", ".mean", ".sd", ".min", ".max"))}
+    return {name for name in schema.names if name.endswith(tuple(f".{word}" for word in SUMMARIES))}
 
 
 def _column(name: str, one: pa.Array, two: pa.Array, trials: pa.ChunkedArray) -> dict[str, Any]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from staffa.campaign.plan import Plan
 from staffa.errors import WorkspaceError
+from staffa.storage.extracts import ExtractLayout
 from staffa.storage.hot import ArrayLayout, HotStore
 from staffa.storage.tables import ArchiveLayout
 from staffa.storage.workspace import Workspace
@@ -24,7 +27,8 @@ def stored_plan(workspace: Workspace) -> Plan:
 def archive_columns(plan: Plan) -> ArchiveLayout:
     """The columns of the archive's tables."""
     outputs = tuple(ArrayLayout(o.name, o.dtype, o.shape, o.dims, o.chains, o.table, o.length) for o in plan.outputs())
-    return ArchiveLayout(plan.parameters, outputs, plan.partition_by)
+    extracts = tuple(ExtractLayout(**asdict(extract)) for extract in plan.extracts())
+    return ArchiveLayout(plan.parameters, outputs, plan.partition_by, plan.summaries, plan.diagnosed, extracts)
 
 
 def group_store(workspace: Workspace, plan: Plan, group: int) -> HotStore:
