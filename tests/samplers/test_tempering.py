@@ -193,7 +193,6 @@ def test_it_conforms(options):
         ({"target": Peaks(), "step_size": [0.1, 0.2]}, "step_size: 2 numbers for 4 islands"),
         ({"target": Peaks(), "kernel": "hmc", "num_integration_steps": 0}, "num_integration_steps: 0"),
     ],
-    ids=str,
 )
 def test_nonsense_is_refused_with_option_and_value(options, message):
     with pytest.raises(ValueError, match=message):

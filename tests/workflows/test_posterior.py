@@ -198,7 +198,7 @@ def test_influenza_by_quadrature(influenza):
     weight = np.exp(log_weight - log_weight.max())
     weight /= weight.sum()
     beta, gamma, phi_inv = np.exp(grid).T
-    exact = {"beta": beta, "gamma": gamma, "phi_inv": phi_inv, "R0": beta / gamma, "recovery_time": 1 / gamma}
+    exact = {"infection_rate": beta, "recovery_rate": gamma, "phi_inv": phi_inv, "R0": beta / gamma, "recovery_time": 1 / gamma}
     for name, values in exact.items():
         mean = weight @ values
         sd = np.sqrt(weight @ values**2 - mean**2)
@@ -208,8 +208,8 @@ def test_influenza_by_quadrature(influenza):
 
 def test_influenza_as_published(influenza):
     """Grinsztajn et al. 2021: beta about 1.7, gamma about 0.5, and so R0 above 3 and two days of illness."""
-    assert influenza["beta"].mean() == pytest.approx(1.7, abs=0.1)
-    assert influenza["gamma"].mean() == pytest.approx(0.5, abs=0.1)
+    assert influenza["infection_rate"].mean() == pytest.approx(1.7, abs=0.1)
+    assert influenza["recovery_rate"].mean() == pytest.approx(0.5, abs=0.1)
     assert 2.9 < influenza["R0"].mean() < 3.6
     assert 1.6 < influenza["recovery_time"].mean() < 2.2
     assert not influenza["divergent"].any()

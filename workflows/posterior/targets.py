@@ -101,9 +101,9 @@ class Logistic(Density):
 class Influenza(Density):
     """An outbreak in a boarding school: susceptible, infected, recovered, observed through boys in bed.
 
-    dS/dt = -beta S I / N, dI/dt = beta S I / N - gamma I; S(0) = N - 1, I(0) = 1, time in days;
+    dS/dt = -b S I / N, dI/dt = b S I / N - r I; S(0) = N - 1, I(0) = 1, time in days;
     in_bed[t] ~ NegativeBinomial(mean I(t), variance I + I² phi_inv), t = 1 … 14;
-    beta ~ N(2, 1) and gamma ~ N(0.4, 0.5), both above 0, phi_inv ~ Exponential(5).
+    infection_rate b ~ N(2, 1) and recovery_rate r ~ N(0.4, 0.5), both above 0, phi_inv ~ Exponential(5).
 
     Options:
     - `steps_a_day`: of the fourth-order Runge-Kutta scheme.
@@ -117,29 +117,29 @@ class Influenza(Density):
         if steps_a_day < 1:
             raise ValueError(f"steps_a_day: {steps_a_day} is not above 0")
         self.steps_a_day = steps_a_day
-        self.parameters = {"beta": positive(), "gamma": positive(), "phi_inv": positive()}
+        self.parameters = {"infection_rate": positive(), "recovery_rate": positive(), "phi_inv": positive()}
         super().__init__()
 
     def prior(self, values: Named, params: Values) -> jax.Array:
-        rates = above_zero(values["beta"], 2.0, 1.0) + above_zero(values["gamma"], 0.4, 0.5)
+        rates = above_zero(values["infection_rate"], 2.0, 1.0) + above_zero(values["recovery_rate"], 0.4, 0.5)
         return rates + exponential(values["phi_inv"], 5.0)
 
     def likelihood(self, values: Named, params: Values) -> jax.Array:
-        log_infected = self.log_infected(values["beta"], values["gamma"])
+        log_infected = self.log_infected(values["infection_rate"], values["recovery_rate"])
         return jnp.sum(negative_binomial(self.in_bed, log_infected, -jnp.log(values["phi_inv"])))
 
     def draw(self, key: jax.Array, params: Values) -> dict[str, jax.Array]:
         keys = jax.random.split(key, 3)
         return {
-            "beta": 2.0 + 1.0 * jax.random.truncated_normal(keys[0], -2.0, jnp.inf),
-            "gamma": 0.4 + 0.5 * jax.random.truncated_normal(keys[1], -0.8, jnp.inf),
+            "infection_rate": 2.0 + 1.0 * jax.random.truncated_normal(keys[0], -2.0, jnp.inf),
+            "recovery_rate": 0.4 + 0.5 * jax.random.truncated_normal(keys[1], -0.8, jnp.inf),
             "phi_inv": jax.random.exponential(keys[2]) / 5.0,
         }
 
     def derive(self, values: Named, params: Values) -> dict[str, jax.Array]:
-        return {"R0": values["beta"] / values["gamma"], "recovery_time": 1 / values["gamma"]}
+        return {"R0": values["infection_rate"] / values["recovery_rate"], "recovery_time": 1 / values["recovery_rate"]}
 
-    def log_infected(self, beta: jax.Array, gamma: jax.Array) -> jax.Array:
+    def log_infected(self, infection_rate: jax.Array, recovery_rate: jax.Array) -> jax.Array:
         """ln of the boys infected at the end of each day, (14,).
 
         ln S and ln I are integrated: neither can fall below zero, and where an outbreak dies out at once
@@ -149,7 +149,7 @@ class Influenza(Density):
 
         def slope(at: jax.Array) -> jax.Array:
             susceptible, infected = jnp.exp(at) / self.boys
-            return jnp.stack([-beta * infected, beta * susceptible - gamma])
+            return jnp.stack([-infection_rate * infected, infection_rate * susceptible - recovery_rate])
 
         def forward(at: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
             first = slope(at)
@@ -159,7 +159,7 @@ class Influenza(Density):
             at = at + step / 6 * (first + 2 * second + 2 * third + fourth)
             return at, at[1]
 
-        begin = jnp.log(jnp.array([self.boys - 1.0, 1.0], beta.dtype))
+        begin = jnp.log(jnp.array([self.boys - 1.0, 1.0], infection_rate.dtype))
         _, path = jax.lax.scan(forward, begin, None, len(self.in_bed) * self.steps_a_day)
         return path[self.steps_a_day - 1 :: self.steps_a_day]
 

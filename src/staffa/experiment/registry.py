@@ -102,8 +102,25 @@ def build(block: Mapping[str, Any], directory: Path, field: str = "experiment") 
         if key != "use"
     }
     checked = _checked_options(found, options, field)
-    with importing_from(directory), user_code(directory, text):
+    with importing_from(directory), user_code(directory, text), _options(directory, found, field):
         return found(**checked)
+
+
+@contextlib.contextmanager
+def _options(directory: Path, found: Any, field: str) -> Iterator[None]:
+    """A `ValueError("option: …")` of an installed part is about that field of the campaign file."""
+    try:
+        yield
+    except ValueError as error:
+        option, colon, _ = str(error).partition(":")
+        frames = traceback.extract_tb(error.__traceback__)[1:]
+        theirs = any(_within(frame.filename, directory) for frame in frames)
+        if theirs or not colon or not option.isidentifier():
+            raise
+        known = inspect.signature(found).parameters.values()
+        if any(one.name == option or one.kind is one.VAR_KEYWORD for one in known):
+            raise PluginError(f"{field}.{error}") from error
+        raise
 
 
 @contextlib.contextmanager
@@ -198,6 +215,8 @@ def _mend(error: BaseException) -> str:
 
 
 def _within(filename: str, directory: Path) -> bool:
+    if filename.startswith("<"):  # made by exec, as dataclasses' methods are
+        return False
     with contextlib.suppress(ValueError, OSError):
         return Path(filename).resolve().is_relative_to(directory.resolve())
     return False
@@ -328,7 +347,9 @@ def _checked_options(found: Any, options: dict[str, Any], field: str) -> dict[st
             checked[name] = adapter.validate_python(value, strict=False)
         except pydantic.ValidationError as error:
             reason = error.errors()[0]["msg"]
-            raise PluginError(f"{field}.{name}: {value!r}: {reason}") from None
+            # A part made of a block is known by its class.
+            shown = type(value).__name__ if hasattr(value, "__dict__") else repr(value)
+            raise PluginError(f"{field}.{name}: {shown}: {reason}") from None
         except pydantic.errors.PydanticUserError:
             checked[name] = value
     return checked

@@ -64,7 +64,11 @@ class Mpnn(Discrete):
             raise ValueError(f"context: {list(context)} names a chain twice, or the designed chain {chain!r}")
         if orders < 1:
             raise ValueError(f"orders: {orders!r}; it must be 1 or more")
-        self.backbone = read_backbone(located("structure", structure), (chain, *context) if chain else ())
+        path = located("structure", structure)
+        try:
+            self.backbone = read_backbone(path, (chain, *context) if chain else ())
+        except ValueError as error:
+            raise ValueError(f"structure: {error}") from error
         self.weights: Weights = load(model)
         self.digest = DIGESTS[model][1]
         self.length = int(np.sum(self.backbone.chains == 0))
