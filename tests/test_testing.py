@@ -274,8 +274,8 @@ def test_segments_that_do_not_continue(monkeypatch):
     """Nothing a pure experiment does could break them: the engine has to be broken for this test."""
     real = experiments._sampled
 
-    def off_by_a_bit(program, sampling, words, params):
-        outputs, flags = real(program, sampling, words, params)
+    def off_by_a_bit(begin, program, sampling, words, params):
+        outputs, flags = real(begin, program, sampling, words, params)
         return {n: np.nextafter(v, 1) if sampling.segments > 1 else v for n, v in outputs.items()}, flags
 
     monkeypatch.setattr(experiments, "_sampled", off_by_a_bit)

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from scipy import stats
 from scipy.integrate import solve_ivp
-from scipy.optimize import minimize
 
 import staffa
 from samplers.chains import FALSE_ALARM, bfmi, check_moments, drawn, ess, of_one, rhat
@@ -133,12 +132,16 @@ def test_the_tumours_are_standardised():
 
 
 def test_logistic_regression_by_importance_sampling():
-    """The posterior's means from 100,000 draws of a t distribution around its mode, weighted."""
+    """The posterior's means from 100,000 draws of a t distribution, weighted.
+
+    It has the moments of what was sampled, which only makes the weights even: were they wrong, the weights
+    would say so. (Around the mode, with its curvature, 470 of the draws count: the posterior is skewed.)
+    """
     target = targets.Logistic()
-    value = jax.jit(jax.value_and_grad(lambda x: -target.log_density(x, {})))
-    mode = minimize(lambda x: tuple(np.asarray(v, float) for v in value(x)), np.zeros(31), jac=True).x
-    hessian = np.asarray(jax.jit(jax.hessian(lambda x: -target.log_density(x, {})))(mode), float)
-    proposal = stats.multivariate_t(mode, np.linalg.inv((hessian + hessian.T) / 2), df=20, seed=1)
+    outputs = of_one(drawn(Nuts(target, warmup=300, chains=4), 1000))
+    found = np.concatenate([outputs["intercept"][..., None], outputs["weight"]], axis=-1).astype(float)
+    sampled = found.reshape(-1, 31)
+    proposal = stats.multivariate_t(sampled.mean(0), np.cov(sampled.T), df=20, seed=1)
     points = proposal.rvs(100_000)
     log_density = jax.jit(lambda block: jax.lax.map(lambda x: target.log_density(x, {}), block, batch_size=500))
     log_weight = np.asarray(log_density(jnp.asarray(points, jnp.float32)), float) - proposal.logpdf(points)
@@ -147,13 +150,10 @@ def test_logistic_regression_by_importance_sampling():
     assert 1 / (weight**2).sum() > 5_000
     means = weight @ points
     errors = np.sqrt(weight**2 @ (points - means) ** 2)
-
-    outputs = of_one(drawn(Nuts(target, warmup=300, chains=4), 500))
-    found = np.concatenate([outputs["intercept"][..., None], outputs["weight"]], axis=-1).astype(float)
     for index in range(31):
         each = found[..., index]
         error = np.hypot(errors[index], each.std() / np.sqrt(ess(each)))
-        assert rhat(each) < 1.015  # of 2,000 draws
+        assert rhat(each) < 1.01
         assert abs(each.mean() - means[index]) < FALSE_ALARM * error
     assert not outputs["divergent"].any()
 
@@ -198,7 +198,8 @@ def test_influenza_by_quadrature(influenza):
     weight = np.exp(log_weight - log_weight.max())
     weight /= weight.sum()
     beta, gamma, phi_inv = np.exp(grid).T
-    exact = {"infection_rate": beta, "recovery_rate": gamma, "phi_inv": phi_inv, "R0": beta / gamma, "recovery_time": 1 / gamma}
+    exact = {"infection_rate": beta, "recovery_rate": gamma, "phi_inv": phi_inv}
+    exact |= {"R0": beta / gamma, "recovery_time": 1 / gamma}
     for name, values in exact.items():
         mean = weight @ values
         sd = np.sqrt(weight @ values**2 - mean**2)

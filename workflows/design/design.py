@@ -164,12 +164,11 @@ def main(words: Sequence[str] | None = None) -> int:
             say(json.dumps({"design": number, "kind": kind, **one.design, "outputs": one.outputs}))
         return 0
     from distributed import Client, LocalCluster
+    from distributed.security import Security
 
-    # One cluster for all iterations: starting one takes longer than a design.
-    with (
-        LocalCluster(n_workers=given.workers, threads_per_worker=4, dashboard_address=None) as cluster,
-        Client(cluster) as client,
-    ):
+    # One cluster for all iterations: starting one takes longer than a design. It listens with TLS only.
+    shape = {"n_workers": given.workers, "threads_per_worker": 4, "dashboard_address": None}
+    with LocalCluster(**shape, protocol="tls://", security=Security.temporary()) as cluster, Client(cluster) as client:
         for known in steps(search, client):
             values = known[-1].outputs
             told = ", ".join(f"{name} {value:.3g}" for name, value in values.items()) if values else "no outputs"

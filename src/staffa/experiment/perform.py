@@ -152,6 +152,11 @@ class Program:
         for name in names:
             self._function(name)
 
+    def lowered(self, name: str) -> str:
+        """A phase as it is handed to the compiler, traced for this call."""
+        lanes = jax.jit(self._over_lanes(name))
+        return str(self._traced(lambda: lanes.lower(*self._shapes(name)).as_text()))
+
     def memory(self, *names: str) -> int | None:
         """Bytes of the device that the largest of these phases takes, by its compiler; None if it does not say."""
         found = [self._function(name).memory_analysis() for name in names]
