@@ -121,7 +121,7 @@ def test_help_of_commands(words: list[str], capsys: pytest.CaptureFixture[str]) 
         ("sampling.draws=-3", "sampling.draws: -3 must be at least 1", "Draws kept per trial"),
         ("experiment.use=model.py:Wlak", "--set: experiment.use: 'model.py:Wlak': model.py has no class", "'Walk'"),
         ("experiment.use=modle.py:Walk", "'modle.py:Walk': there is no file 'modle.py'", "model.py"),
-        ("experiment.use=smcc", "experiment.use: unknown sampler or model 'smcc'", "model.py:Class"),
+        ("experiment.use=smcc", "experiment.use: unknown sampler or model 'smcc'", "did you mean 'smc'"),
         ("experiment.sise=3", "experiment.sise: Walk has no option 'sise'", "size"),
         ("experiment.size=three", "experiment.size: 'three'", ""),
         ("space=[{grid: {scale: []}}]", "space[0].grid.scale is empty", ""),

@@ -116,7 +116,7 @@ def test_pilot_run_and_the_next_plan(folder, said):
 @pytest.mark.parametrize("words, line, text", [
     (["--set", "cluster.memory=1MiB", "--set", "sampling.draws=1000000"], "", "execution.segments: 1, and one trial"),
     (["--cluster", "tiny.yaml", "--set", "sampling.draws=100000000"], "", "a worker of pool 'small' has 1 MiB"),
-    (["--set", "replicates=1000000", "--set", "execution.batch=1", "--set", "storage.root=/dev/shm/staffa-plan"],
+    (["--set", "replicates=100000", "--set", "sampling.draws=1000000", "--set", "storage.root=/dev/shm/staffa-plan"],
      "--set: ", "storage.root: '/dev/shm/staffa-plan' has room for"),
     (["--past", "campaign.yaml"], "", "'campaign.yaml' is not a campaign's folder"),
     (["--budget", "gpu_days=3"], "", "execution.budget.gpu_days"),

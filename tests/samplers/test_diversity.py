@@ -14,7 +14,6 @@ import pytest
 from scipy.spatial.distance import jensenshannon
 from scipy.stats import entropy as scipy_entropy
 
-import staffa
 from staffa.errors import PluginError
 from staffa.experiment.plugins import load
 from staffa.experiment.registry import build
@@ -140,13 +139,12 @@ def test_they_are_traced_over_islands_and_trials() -> None:
 @pytest.mark.parametrize("name", METRICS)
 def test_they_are_plug_ins(name: str, tmp_path: Path) -> None:
     check_family("metrics", METRICS[name])
-    with staffa.register("metrics", name, METRICS[name]):
-        assert load("metrics", name) is METRICS[name]
-        assert build({"use": name, "states": 20}, tmp_path, "experiment.metric") == METRICS[name](20)
-        with pytest.raises(PluginError, match="states: 0 is not 1 or more"):
-            build({"use": name, "states": 0}, tmp_path, "experiment.metric")
-        with pytest.raises(PluginError, match=r"pseudocount: -1\.0 is not"):
-            build({"use": name, "states": 4, "pseudocount": -1}, tmp_path, "experiment.metric")
+    assert load("metrics", name) is METRICS[name]
+    assert build({"use": name, "states": 20}, tmp_path, "experiment.metric") == METRICS[name](20)
+    with pytest.raises(PluginError, match="states: 0 is not 1 or more"):
+        build({"use": name, "states": 0}, tmp_path, "experiment.metric")
+    with pytest.raises(PluginError, match=r"pseudocount: -1\.0 is not"):
+        build({"use": name, "states": 4, "pseudocount": -1}, tmp_path, "experiment.metric")
 
 
 def test_populations_of_other_lengths_are_refused() -> None:

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from samplers.landscapes import FALSE_ALARM, Coupled, Peaks, chi_square, drawn, everything, law, numbered
-from staffa.ambient import register
 from staffa.errors import PluginError
 from staffa.experiment.registry import build
 from staffa.samplers.metropolis import Metropolis
@@ -107,11 +106,10 @@ class Flat(Discrete):
 def test_a_campaign_block_makes_it_and_is_refused_by_name(tmp_path):
     (tmp_path / "model.py").write_text(FLAT)
     block = {"use": "metropolis", "beta": 2, "target": {"use": "model.py:Flat", "level": 3.0}}
-    with register("samplers", "metropolis", Metropolis):
-        assert build(block, tmp_path).target.level == 3.0
-        with pytest.raises(PluginError, match="chains: 0"):
-            build({**block, "chains": 0}, tmp_path)
-        with pytest.raises(PluginError, match=r"experiment\.chains: 'two'"):
-            build({**block, "chains": "two"}, tmp_path)
-        with pytest.raises(PluginError, match=r"(?s)has no option 'proposal'.*'proposals'"):
-            build({**block, "proposal": 2}, tmp_path)
+    assert build(block, tmp_path).target.level == 3.0
+    with pytest.raises(PluginError, match="chains: 0"):
+        build({**block, "chains": 0}, tmp_path)
+    with pytest.raises(PluginError, match=r"experiment\.chains: 'two'"):
+        build({**block, "chains": "two"}, tmp_path)
+    with pytest.raises(PluginError, match=r"(?s)has no option 'proposal'.*'proposals'"):
+        build({**block, "proposal": 2}, tmp_path)

@@ -12,7 +12,6 @@ import pytest
 from blackjax.smc import resampling as blackjax_resampling
 from scipy.stats import binom, chisquare
 
-from staffa.ambient import register
 from staffa.errors import PluginError
 from staffa.experiment.registry import build
 from staffa.samplers.resampling import Multinomial, Residual, Scheme, Stratified, Systematic
@@ -137,8 +136,5 @@ def test_double_precision(name: str) -> None:
 
 @pytest.mark.parametrize("value", [-0.1, 1.1, float("nan")])
 def test_threshold_is_refused_by_field_and_value(value: float, tmp_path: Path) -> None:
-    with (
-        register("resampling", "systematic", Systematic),
-        pytest.raises(PluginError, match=f"threshold: {value}"),
-    ):
+    with pytest.raises(PluginError, match=f"threshold: {value}"):
         build({"use": "systematic", "threshold": value}, tmp_path, "experiment.resampling")

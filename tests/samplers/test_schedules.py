@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from staffa.ambient import register
 from staffa.errors import PluginError
 from staffa.experiment.registry import build
 from staffa.samplers.schedules import Adaptive, Cosine, Exponential, Linear, Schedule, Static
@@ -97,10 +96,7 @@ def test_double_precision_is_kept() -> None:
     ],
 )
 def test_refused_by_field_and_value(name: str, options: dict[str, Any], words: str, tmp_path: Path) -> None:
-    classes = {
-        "linear": Linear, "cosine": Cosine, "exponential": Exponential, "static": Static, "adaptive": Adaptive
-    }  # fmt: skip
-    with register("schedules", name, classes[name]), pytest.raises(PluginError, match=words):
+    with pytest.raises(PluginError, match=words):
         build({"use": name, **options}, tmp_path, "experiment.schedule")
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import reduce
-from operator import or_
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,6 @@ import pytest
 
 from staffa.ambient import register
 from staffa.errors import PluginError
-from staffa.experiment import plugins
 from staffa.experiment.perform import Lane, Program, Spec
 from staffa.experiment.protocol import Sampling
 from staffa.experiment.registry import build
@@ -232,23 +229,10 @@ def test_weights() -> None:
 # --- by name, and refused -----------------------------------------------------------------------------
 
 
-KERNELS = plugins.Family("kernels", "how particles move: `kernel: {use: NAME}`", options=("kernel",), far=True)
-PARTS = {
-    "samplers": {"smc": SMC},
-    "schedules": {"linear": Linear, "adaptive": Adaptive, "static": Static},
-    "resampling": {"systematic": Systematic, "multinomial": Multinomial},
-    "kernels": {"gibbs": Gibbs, "metropolis": Metropolis, "mutation": Mutation, "hmc": HMC},
-    "fitness": {"ones": Ones, "bell": Bell},
-}
-
-
 @pytest.fixture
-def by_name(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """All parts under the names that a campaign file gives them."""
-    if "kernels" not in {family.name for family in plugins.FAMILIES}:
-        monkeypatch.setattr(plugins, "FAMILIES", (*plugins.FAMILIES, KERNELS))
-    said = [register(family, name, found) for family, parts in PARTS.items() for name, found in parts.items()]
-    with reduce(or_, said) as runtime:
+def by_name() -> Any:
+    """Two targets of this file under names that a campaign file may give."""
+    with register("fitness", "ones", Ones) | register("fitness", "bell", Bell) as runtime:
         yield runtime
 
 

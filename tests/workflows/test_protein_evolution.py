@@ -1,8 +1,6 @@
 """The protein workflow at full strength: its proteins, its four campaigns, and a small run of each."""
 
 import shutil
-from functools import reduce
-from operator import or_
 from pathlib import Path
 
 import numpy as np
@@ -10,19 +8,11 @@ import pytest
 
 import staffa
 from staffa.errors import PluginError
-from staffa.experiment import plugins
-from staffa.samplers import schedules
 from staffa.samplers.fitness.alphabets import PROTEIN, translated
-from staffa.samplers.fitness.cai import Cai
 from staffa.samplers.fitness.codons import spelling
 from staffa.samplers.fitness.mpnn.score import Mpnn
-from staffa.samplers.fitness.nk import Nk
-from staffa.samplers.fitness.padded import Padded, bucket_of
+from staffa.samplers.fitness.padded import bucket_of
 from staffa.samplers.fitness.sequences import sequence_of
-from staffa.samplers.fitness.weighted import Weighted
-from staffa.samplers.gibbs import Gibbs
-from staffa.samplers.smc import SMC, Metropolis
-from staffa.samplers.tempering import ParallelTempering
 
 WORKFLOW = Path(__file__).parents[2] / "workflows" / "protein"
 
@@ -39,29 +29,6 @@ PROTEINS = {
     "P01308": (110, 11981, "MALWMRLLPL", "LYQLENYCN"),
     "P00698": (147, 16239, "MRSLLILVLC", "VQAWIRGCRL"),
 }
-
-OFFERED = {
-    "samplers": {"smc": SMC, "gibbs": Gibbs, "parallel_tempering": ParallelTempering},
-    "schedules": {
-        "linear": schedules.Linear, "exponential": schedules.Exponential, "cosine": schedules.Cosine,
-        "static": schedules.Static, "adaptive": schedules.Adaptive,
-    },
-    "kernels": {"metropolis": Metropolis},
-    "fitness": {"padded": Padded, "weighted": Weighted, "cai": Cai, "nk": Nk, "mpnn": Mpnn},
-}  # fmt: skip
-
-needs_kernels = pytest.mark.skipif(
-    "kernels" not in {family.name for family in plugins.FAMILIES}, reason="kernels are no family of plug-ins"
-)
-
-
-@pytest.fixture
-def offered():
-    """All parts under the names that the campaign files give them."""
-    known = {family.name for family in plugins.FAMILIES}
-    parts = [(family, *part) for family, found in OFFERED.items() if family in known for part in found.items()]
-    with reduce(or_, [staffa.register(*part) for part in parts]):
-        yield
 
 
 def ran(name, tmp_path, *overrides):
@@ -109,10 +76,8 @@ PLANNED = {"evolution": (240, 2 * 3 * 5), "tempering": (72, 2 * 3 * 3), "gibbs":
 
 
 @pytest.mark.parametrize("name", PLANNED)
-def test_a_program_for_each_bucket_organism_and_schedule(offered, name):
+def test_a_program_for_each_bucket_organism_and_schedule(name):
     """Four proteins, two buckets: 200 residues for three of them, 400 for the fourth."""
-    if name == "evolution" and needs_kernels.args[0]:
-        pytest.skip(needs_kernels.kwargs["reason"])
     plan = staffa.plan(WORKFLOW / f"{name}.yaml").plan
     assert (plan.trials, plan.programs) == PLANNED[name]
     assert {group.static["organism"] for group in plan.groups} == {"e_coli", "s_cerevisiae", "h_sapiens"}
@@ -123,13 +88,13 @@ def test_a_program_for_each_bucket_organism_and_schedule(offered, name):
 
 
 @pytest.mark.parametrize("name", PLANNED)
-def test_profiles_are_campaigns_of_their_own(offered, name):
+def test_profiles_are_campaigns_of_their_own(name):
     for kind in ("smoke", "production"):
         loaded = staffa.load(WORKFLOW / f"{name}.yaml", profile=f"{name}-{kind}")
         assert loaded.root.name == f"v1.0_protein-{name}-{kind}"
 
 
-def test_an_unknown_residue_is_refused_at_plan_with_its_place(offered, tmp_path):
+def test_an_unknown_residue_is_refused_at_plan_with_its_place(tmp_path):
     shutil.copytree(WORKFLOW, tmp_path / "protein")
     (tmp_path / "protein" / "P01308.fasta").write_text(">own\nMALBMRLL\n")
     with pytest.raises(PluginError, match=r"sequence: 'B'|sequence: B"):
@@ -139,8 +104,7 @@ def test_an_unknown_residue_is_refused_at_plan_with_its_place(offered, tmp_path)
 # --- a small run of each ---------------------------------------------------------------------------
 
 
-@needs_kernels
-def test_three_proteins_of_a_bucket_are_compiled_once(offered, tmp_path, monkeypatch):
+def test_three_proteins_of_a_bucket_are_compiled_once(tmp_path, monkeypatch):
     """evolution: each batch has one protein, and only the first batch of a schedule to begin compiles anything."""
     monkeypatch.setenv("STAFFA_CACHE", str(tmp_path / "cache"))
     run, receipts = ran("evolution", tmp_path, "execution.batch=2")
@@ -164,7 +128,7 @@ def test_three_proteins_of_a_bucket_are_compiled_once(offered, tmp_path, monkeyp
     assert 0 < min(rows["beta"]) <= max(rows["beta"]) <= 1
 
 
-def test_parallel_tempering_runs(offered, tmp_path):
+def test_parallel_tempering_runs(tmp_path):
     run, receipts = ran("tempering", tmp_path)
     assert {word: count for receipt in receipts for word, count in receipt["outcomes"].items()} == {"ok": 6}
     rows = run.query('select protein, chain, draw, fitness, "fitness.cai" as cai, "fitness.nk" as nk, '
@@ -176,7 +140,7 @@ def test_parallel_tempering_runs(offered, tmp_path):
     np.testing.assert_allclose(rows["beta"][0], [0.1, 0.4, 0.7, 1.0], rtol=1e-6)
 
 
-def test_gibbs_runs_and_leaves_no_stop_codons(offered, tmp_path):
+def test_gibbs_runs_and_leaves_no_stop_codons(tmp_path):
     run, _ = ran("gibbs", tmp_path)
     rows = run.query('select protein, sequence, "fitness.stops" as stops, "fitness.sites" as sites from draws '
                      "where draw = 4")  # fmt: skip
@@ -188,7 +152,7 @@ def test_gibbs_runs_and_leaves_no_stop_codons(offered, tmp_path):
         assert len(row.sequence) == 600 and "*" not in translated(gene)
 
 
-def test_genes_are_designed_for_a_backbone(offered, tmp_path):
+def test_genes_are_designed_for_a_backbone(tmp_path):
     run, receipts = ran("design", tmp_path)
     rows = run.query(
         'select mutation_rate, draw, mean_fitness, max_fitness, "mean_fitness.fold" as fold, ess, '

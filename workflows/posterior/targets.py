@@ -126,7 +126,7 @@ class Influenza(Density):
 
     def likelihood(self, values: Named, params: Values) -> jax.Array:
         log_infected = self.log_infected(values["infection_rate"], values["recovery_rate"])
-        return jnp.sum(negative_binomial(self.in_bed, log_infected, -jnp.log(values["phi_inv"])))
+        return jnp.sum(negative_binomial(self.in_bed, log_infected, values["phi_inv"]))
 
     def draw(self, key: jax.Array, params: Values) -> dict[str, jax.Array]:
         keys = jax.random.split(key, 3)
@@ -169,9 +169,17 @@ def above_zero(x: jax.Array, mean: float, sd: float) -> jax.Array:
     return normal(x, mean, sd) - jax.scipy.special.log_ndtr(mean / sd)
 
 
-def negative_binomial(count: np.ndarray, log_mean: jax.Array, log_phi: jax.Array) -> jax.Array:
-    """ln of the probability of counts with mean m and variance m + m² / phi."""
-    phi = jnp.exp(log_phi)
-    gammas = jax.lax.lgamma(count + phi) - jax.lax.lgamma(phi) - jax.lax.lgamma(jnp.asarray(count + 1.0, phi.dtype))
-    log_total = jnp.logaddexp(log_mean, log_phi)
-    return gammas + phi * (log_phi - log_total) + count * (log_mean - log_total)
+def negative_binomial(count: np.ndarray, log_mean: jax.Array, phi_inv: jax.Array) -> jax.Array:
+    """ln of the probability of counts with mean m and variance m + m² phi_inv.
+
+    Γ(c + phi) / (Γ(phi) phi^c) is the product of 1 + j phi_inv over j < c. As a difference of ln Γ it would lose
+    all its digits in single precision where phi_inv is small, and be taken for a likelihood far above 1.
+    """
+    before = np.arange(count.max()) < count[:, None]
+    product = jnp.sum(jnp.where(before, jnp.log1p(np.arange(count.max()) * phi_inv), 0.0), axis=-1)
+    excess = jnp.exp(log_mean) * phi_inv
+    small = excess < 1e-4
+    # phi ln(1 + m phi_inv), which is m where phi_inv is 0
+    spread = jnp.where(small, 1 - excess / 2, jnp.log1p(excess) / jnp.where(small, 1.0, excess)) * jnp.exp(log_mean)
+    factorial = jax.lax.lgamma(jnp.asarray(count + 1.0, log_mean.dtype))
+    return product + count * (log_mean - jnp.log1p(excess)) - spread - factorial
