@@ -1,6 +1,6 @@
 """Each sampler through `staffa run` against its own raw `jit(vmap)` loop in two processes.
 
-    python tests/benchmarks/samplers.py [NAME …] [--rounds 3] [--seconds 15]
+    python tests/benchmarks/samplers.py [NAME …] [--rounds 2] [--seconds 16]
 
 The raw loop runs the very `initialize`, `adapt` and `step` of the sampler, with keys folded as the engine folds them,
 under one `jit` for each of warm-up and sampling; outputs are brought to the host and dropped. It is given the best of
@@ -39,21 +39,24 @@ from staffa.experiment.protocol import Params
 from staffa.experiment.registry import build
 
 HERE = Path(__file__).parent
-NORMAL = {"use": "normal", "dimension": 10}
+POSTERIOR = HERE.parents[1] / "workflows" / "posterior"
+SCHOOLS = {"use": "targets.py:EightSchools"}
 RUGGED = {"use": "nk", "length": 60, "alphabet": "ACGT", "k": 2, "seed": 1}
-WIDTHS = (16, 64, 256, 1024)
+WIDTHS = (32, 128, 512)
+WHOLE = 40_000
+"""Trials of the campaign that a run stands for."""
 
 CASES: dict[str, dict[str, Any]] = {
-    "nuts": {"experiment": {"use": "nuts", "target": NORMAL, "warmup": 100, "chains": 4}, "warmup": 100},
-    "hmc": {"experiment": {"use": "hmc", "target": NORMAL, "warmup": 100, "chains": 4}, "warmup": 100},
-    "mala": {"experiment": {"use": "mala", "target": NORMAL, "warmup": 100, "chains": 4}, "warmup": 100},
-    "metropolis": {"experiment": {"use": "metropolis", "target": RUGGED, "chains": 4}, "thin": 10},
-    "gibbs": {"experiment": {"use": "gibbs", "target": RUGGED, "chains": 4}, "thin": 5},
+    "nuts": {"experiment": {"use": "nuts", "target": SCHOOLS, "warmup": 100, "chains": 4}, "warmup": 100},
+    "hmc": {"experiment": {"use": "hmc", "target": SCHOOLS, "warmup": 100, "chains": 4}, "warmup": 100},
+    "mala": {"experiment": {"use": "mala", "target": SCHOOLS, "warmup": 100, "chains": 4}, "warmup": 100, "thin": 10},
+    "metropolis": {"experiment": {"use": "metropolis", "target": RUGGED, "chains": 4}, "thin": 40},
+    "gibbs": {"experiment": {"use": "gibbs", "target": RUGGED, "chains": 4}, "draws": 20},
     "parallel_tempering": {
         "experiment": {"use": "parallel_tempering", "target": RUGGED, "islands": 4, "beta_min": 0.1},
-        "thin": 5,
+        "thin": 20,
     },
-    "ste": {"experiment": {"use": "ste", "target": RUGGED}, "thin": 5},
+    "ste": {"experiment": {"use": "ste", "target": RUGGED}, "thin": 10},
     "smc": {
         "experiment": {
             "use": "smc",
@@ -61,22 +64,22 @@ CASES: dict[str, dict[str, Any]] = {
             "population": 64,
             "target": RUGGED,
             "schedule": {"use": "linear", "steps": 50},
-            "kernel": {"use": "metropolis", "steps": 4},
+            "kernel": {"use": "metropolis", "steps": 10},
         },
         "draws": 50,
     },
 }
-"""By sampler: its experiment block, and what differs from 200 draws of every step without a warm-up."""
+"""By sampler: its experiment block, and what differs from 100 draws of every step without a warm-up."""
 
 
 def sampling(case: dict[str, Any]) -> dict[str, int]:
-    usual = {"draws": 200, "thin": 1, "warmup": 0}
+    usual = {"draws": 100, "thin": 1, "warmup": 0}
     return {name: case.get(name, value) for name, value in usual.items()}
 
 
 def loop(case: dict[str, Any]) -> Any:
     """A function of trial numbers -> all outputs on the host."""
-    experiment: Any = build(case["experiment"], HERE)
+    experiment: Any = build(case["experiment"], POSTERIOR)
     shape = sampling(case)
 
     def lane(index: Any, seed: Any) -> Any:
@@ -133,16 +136,21 @@ def ours(name: str, trials: int) -> float:
     folder = Path(tempfile.mkdtemp(prefix="staffa-bench-", dir=HERE.parents[1] / "runs"))
     file, meter = folder / "workflow" / "campaign.yaml", Meter(trials)
     file.parent.mkdir()
-    content = {
+    shutil.copy(POSTERIOR / "targets.py", file.parent)
+    content: dict[str, Any] = {
         "campaign": {"name": name},
         "experiment": CASES[name]["experiment"],
         "sampling": sampling(CASES[name]),
-        "replicates": trials,
+        "replicates": WHOLE,
         "archive": {"every": "off"},
         "storage": {"root": str(folder)},
         "execution": {"workers": 2},
         "cluster": {"dashboard_port": 0},
     }
+    file.write_text(yaml.safe_dump(content))
+    # Batches as of a whole campaign, of which as many trials are run as there is time for.
+    content["execution"]["batch"] = staffa.plan(file).plan.groups[0].batch
+    content["replicates"] = trials
     file.write_text(yaml.safe_dump(content))
     try:
         staffa.run(file, allow_dirty=True, listeners=[meter], progress=False)
@@ -171,8 +179,8 @@ def compared(name: str, rounds: int, seconds: float) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("names", nargs="*", default=list(CASES), metavar="NAME", help="; ".join(CASES))
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=15.0)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=16.0)
     given = parser.parse_args()
     (HERE.parents[1] / "runs").mkdir(exist_ok=True)
     found = []

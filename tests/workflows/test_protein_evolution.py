@@ -152,8 +152,11 @@ def test_gibbs_runs_and_leaves_no_stop_codons(tmp_path):
         assert len(row.sequence) == 600 and "*" not in translated(gene)
 
 
-def test_genes_are_designed_for_a_backbone(tmp_path):
-    run, receipts = ran("design", tmp_path)
+def test_genes_are_designed_for_a_backbone(tmp_path, monkeypatch):
+    monkeypatch.setenv("STAFFA_CACHE", str(tmp_path / "cache"))
+    run, receipts = ran("design", tmp_path, "execution.batch=1")
+    # ProteinMPNN is compiled with the sampler, once for the bucket of its backbone.
+    assert [receipt["compiles"] > 0 for receipt in receipts] == [True, False]
     rows = run.query(
         'select mutation_rate, draw, mean_fitness, max_fitness, "mean_fitness.fold" as fold, ess, '
         '"mean_fitness.cai" as cai, "mean_fitness.fold_recovery" as recovery, "mean_fitness.stops" as stops, '

@@ -78,7 +78,8 @@ def perform(plan: Plan, job: Job, programs: Programs, code: Path) -> Done:
     group = plan.groups[job.group]
     if group.vectorize == "off":
         return _looped(plan, group, job, programs, code)
-    width = job.width or _width(plan, group)
+    experiment = programs.experiment(spec_of(plan, group), group.experiment, code)
+    width = job.width or _width(plan, group, experiment.uneven)
 
     def program_at(width: int) -> Program:
         return programs.get(spec_of(plan, group), group.experiment, width, code)
@@ -143,12 +144,12 @@ def _schema(group: Group) -> Schema:
     return Schema(group.outputs, group.coords, group.state_bytes)
 
 
-def _width(plan: Plan, group: Group) -> int:
+def _width(plan: Plan, group: Group, uneven: bool) -> int:
     """What a worker would take that remembers nothing."""
     if plan.width != "auto":
         return min(int(plan.width), group.batch)
     sizes = {output.name: np.dtype(output.dtype).itemsize for output in group.outputs}
-    return choose_width(group.batch, _schema(group), plan.sampling.segment_draws, sizes)
+    return choose_width(group.batch, _schema(group), plan.sampling.segment_draws, sizes, uneven)
 
 
 def _inputs(plan: Plan, group: Group, job: Job, rows: int) -> Inputs:

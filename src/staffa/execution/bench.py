@@ -21,7 +21,7 @@ from staffa.execution.marks import StartMark
 from staffa.experiment.batch import OutOfMemory, Performer, choose_width, memory_errors
 from staffa.experiment.environment import compile_cache
 from staffa.experiment.perform import Program, Programs, Spec, device_dtype
-from staffa.experiment.protocol import Sampling, Schema
+from staffa.experiment.protocol import Experiment, Sampling, Schema
 from staffa.storage.files import read_json, write_aside
 from staffa.storage.hot import HotStore
 from staffa.storage.workspace import Workspace
@@ -131,7 +131,8 @@ class Bench:
             output.name: 2 if output.dtype == "bfloat16" else np.dtype(output.dtype).itemsize
             for output in group.outputs
         }
-        first = width = choose_width(group.batch, self.schema(group), self.plan.sampling.segment_draws, sizes)
+        draws, uneven = self.plan.sampling.segment_draws, self._experiment(group).uneven
+        first = width = choose_width(group.batch, self.schema(group), draws, sizes, uneven)
         limit = device_memory()
         while limit is not None and width > 1:
             # Between two segments the states of the batch's other slices stay on the device.
@@ -144,6 +145,9 @@ class Bench:
         if width < first:
             self.remember_width(group, width)
         return width
+
+    def _experiment(self, group: Group) -> Experiment:
+        return programs().experiment(self.spec(group), group.experiment, self.workspace.code)
 
     def _taken(self, group: Group, width: int) -> float | None:
         """Bytes that a call of so many lanes takes; infinity if it cannot even be compiled, None if nobody knows."""

@@ -65,6 +65,10 @@ class Experiment:
     Python values, one program for each combination. Strings are always static. Those of the class
     must be parameters of the campaign; an object may name more, which count where they are."""
 
+    uneven: ClassVar[bool] = False
+    """Whether steps take as long as they need (a trajectory that grows until it turns). Side by side all lanes wait
+    for the longest: on the CPU fewer are then taken at a time."""
+
     dims: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     """Names of each output's own axes, for xarray and Parquet. A first axis named `chain` is
     the chain axis."""

@@ -42,6 +42,7 @@ class Nuts(GradientSampler):
     # Side by side all lanes wait for the deepest trajectory (3.4 times the mean one over 256 chains of eight
     # schools), and are yet 4.5 times as fast as in turn; 5 times for a logistic regression of 569 x 30.
     vectorize: ClassVar[Vectorize] = "vmap"
+    uneven: ClassVar[bool] = True
 
     def __init__(
         self,
