@@ -10,7 +10,7 @@ help:
 	@echo "make demo    install, run the protein campaign, seal its archive, ask it a question"
 	@echo "make test    install, check, and run all tests this machine can run"
 	@echo "make check   ruff, mypy (strict) and import-linter"
-	@echo "make bench   measure the engine against its limits and baselines (about 10 minutes)"
+	@echo "make bench   measure the engine against its limits and baselines (about 40 minutes)"
 	@echo "make soak    a run of 1,000,000 trials, memory watched (about 6 minutes)"
 	@echo "make gauntlet   as root: 40,000 trials that misbehave, processes killed, a disk filled (about 30 minutes)"
 	@echo "make slurm-deps   as root on Debian or Ubuntu: install SLURM, munge and MariaDB for the SLURM tests"

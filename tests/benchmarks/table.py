@@ -135,6 +135,16 @@ def slurm() -> list[tuple[str, str, str]]:
     return [("run to first sample on SLURM, behind a plain array", seconds, "3 s")]
 
 
+def sampling() -> list[tuple[str, str, str]]:
+    """Each sampler against its own raw loop, and NUTS against plain blackjax."""
+    rows = [
+        (f"{found['sampler']} / its raw loop", f"{found['ratio']:.2f} ({found['ours']:,.0f} trials/s)", "0.9")
+        for found in script("samplers.py")
+    ]
+    found = script("samplers_nuts.py")
+    return [*rows, ("NUTS: effective samples per second / plain blackjax", f"{found['ratio']:.3f}", "0.95")]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=5)
@@ -147,6 +157,7 @@ def main() -> None:
     rows += looking()
     rows += managing()
     rows += slurm()
+    rows += sampling()
     width = max(len(name) for name, _, _ in rows)
     print(f"{'figure':{width}}  {'measured':32}  must reach")
     for name, value, limit in rows:

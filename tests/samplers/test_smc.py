@@ -15,6 +15,7 @@ from staffa.errors import PluginError
 from staffa.experiment.perform import Lane, Program, Spec
 from staffa.experiment.protocol import Sampling
 from staffa.experiment.registry import build
+from staffa.samplers.diversity import along
 from staffa.samplers.resampling import Multinomial, Systematic
 from staffa.samplers.schedules import Adaptive, Linear, Static
 from staffa.samplers.smc import HMC, SMC, Gibbs, Metropolis, Mutation, RandomWalk
@@ -63,7 +64,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "tempered": {"target": Ones(), "schedule": Linear(0.2, 1, 4)},
     "adaptive": {"target": Ones(), "algorithm": "adaptive", "kernel": Gibbs("random")},
     "annealed": {"target": Ones(), "algorithm": "annealed", "schedule": Linear(0.2, 1, 4), "record": "particles"},
-    "mutation_selection": {"target": Ones(), "algorithm": "mutation_selection", "record": "particles"},
+    "mutation_selection": {
+        "target": Ones(),
+        "algorithm": "mutation_selection",
+        "record": "particles",
+        "diversity": True,
+    },
     "partial_posteriors": {"target": Bell(), "algorithm": "partial_posteriors", "kernel": RandomWalk(0.5, 2)},
     "pretuned": {
         "target": Bell(),
@@ -154,6 +160,20 @@ def test_lineages_can_be_traced() -> None:
     for step in range(1, 5):
         np.testing.assert_array_equal(found["sequence"][step], found["sequence"][step - 1][found["ancestors"][step]])
     assert len(np.unique(found["sequence"][-1], axis=0)) < len(np.unique(found["sequence"][0], axis=0))
+
+
+def test_diversity_is_told_generation_by_generation() -> None:
+    """The same as from recorded particles, by hand; compared with the particles that were there first."""
+    sampler = SMC(Ones(), schedule=Linear(0.25, 1, 6), population=16, record="particles", diversity=True)
+    _, found = run(sampler, 6)
+    first = sampler.initialize(jax.random.split(jax.random.key(0))[0], {}).particles.x
+    expected = along(jnp.asarray(found["sequence"], jnp.int32), 3, jnp.asarray(found["weights"]), first)
+    for name in ("site_entropy", "kullback_leibler", "jeffreys", "jensen_shannon"):
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-4, atol=1e-6)
+        assert (found[name] > 0).all()
+    assert found["sequence"].dtype == np.int8
+    with pytest.raises(ValueError, match="diversity: True is of sequences, and Bell has positions"):
+        SMC(Bell(), diversity=True)
 
 
 @pytest.mark.parametrize(("threshold", "resampled"), [(0.0, False), (1.0, True)])

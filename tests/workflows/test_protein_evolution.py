@@ -160,7 +160,7 @@ def test_genes_are_designed_for_a_backbone(tmp_path, monkeypatch):
     rows = run.query(
         'select mutation_rate, draw, mean_fitness, max_fitness, "mean_fitness.fold" as fold, ess, '
         '"mean_fitness.cai" as cai, "mean_fitness.fold_recovery" as recovery, "mean_fitness.stops" as stops, '
-        "ancestors, best_sequence from draws order by 1, 2"
+        "ancestors, best_sequence, site_entropy from draws order by 1, 2"
     )
     assert len(rows) == 2 * 4 and sum(receipt["outcomes"]["ok"] for receipt in receipts) == 2
     expected = 217 * (rows["fold"] + rows["cai"]) - 10 * rows["stops"]
@@ -172,3 +172,5 @@ def test_genes_are_designed_for_a_backbone(tmp_path, monkeypatch):
     assert all(np.mean(np.asarray(found) != gene) < 0.05 for found in rows["best_sequence"])
     assert rows["recovery"].min() > 0.9 and rows["cai"].min() > 0.8
     assert all(set(found) <= set(range(4)) for found in rows["ancestors"])
+    # all four begin alike and drift apart: at most ln 4 a site, were they ever all different
+    assert rows["site_entropy"].between(0, 0.2).all() and rows["site_entropy"].max() > 0

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -67,35 +68,48 @@ def site_entropy(population: jax.Array, states: int, weights: Weights = None) ->
     return entropy(frequencies(population, states, weights))
 
 
+class Shares(NamedTuple):
+    """Frequencies of a population, (sites, states).
+
+    - `plain`: as they are; `smooth`: with a pseudocount, so that none is 0.
+    """
+
+    plain: jax.Array
+    smooth: jax.Array
+
+
+def shares(population: jax.Array, states: int, weights: Weights = None, pseudocount: float = 0.5) -> Shares:
+    """Frequencies of a population; the pseudocount is by default Jeffreys' prior."""
+    return Shares(frequencies(population, states, weights), frequencies(population, states, weights, pseudocount))
+
+
+def compared(now: Shares, origin: Shares) -> dict[str, jax.Array]:
+    """Of populations, (..., sites, states), means over sites: `site_entropy`; and from an origin to each of them
+    `kullback_leibler` (of the population from the origin), `jeffreys`, `jensen_shannon`."""
+    found = {
+        "site_entropy": entropy(now.plain),
+        "kullback_leibler": kullback_leibler(now.smooth, origin.smooth),
+        "jeffreys": jeffreys(now.smooth, origin.smooth),
+        "jensen_shannon": jensen_shannon(now.plain, origin.plain),
+    }
+    return {name: values.mean(axis=-1) for name, values in found.items()}
+
+
 @partial(jax.jit, static_argnames="states")
 def along(
     populations: jax.Array, states: int, weights: Weights = None, origin: Weights = None, pseudocount: float = 0.5
 ) -> dict[str, jax.Array]:
-    """Diversity generation by generation, means over sites.
+    """Diversity generation by generation: `compared` of each, (generations,) numbers.
 
     Arguments:
     - `populations`: (generations, particles, sites), as recorded; `weights`: (generations, particles).
     - `origin`: (particles, sites): the population the others are compared with; by default the first one.
-    - `pseudocount`: for the divergences that would be infinite without (Jeffreys' prior: 0.5).
-
-    Returns (generations,) numbers: `site_entropy`; and from the origin to each generation `kullback_leibler`
-    (of the generation from the origin), `jeffreys`, `jensen_shannon`.
+    - `pseudocount`: for the divergences that would be infinite without.
     """
-    sound = partial(frequencies, states=states, pseudocount=pseudocount)
-    shares = partial(frequencies, states=states)
     axes = (0, None if weights is None else 0)
-    now, smooth = (jax.vmap(lambda x, w, f=f: f(x, weights=w), axes)(populations, weights) for f in (shares, sound))
-    if origin is None:
-        first, smooth_first = now[0], smooth[0]
-    else:
-        first, smooth_first = shares(origin), sound(origin)
-    found = {
-        "site_entropy": entropy(now),
-        "kullback_leibler": kullback_leibler(smooth, smooth_first),
-        "jeffreys": jeffreys(smooth, smooth_first),
-        "jensen_shannon": jensen_shannon(now, first),
-    }
-    return {name: values.mean(axis=-1) for name, values in found.items()}
+    now = jax.vmap(lambda x, own: shares(x, states, own, pseudocount), axes)(populations, weights)
+    first = Shares(now.plain[0], now.smooth[0]) if origin is None else shares(origin, states, None, pseudocount)
+    return compared(now, first)
 
 
 @dataclass(frozen=True)

@@ -47,4 +47,4 @@ class Gibbs(Experiment):
         beta = chosen(params, "beta", self.beta)
         keys = jax.random.split(key, self.chains)
         state, changed = jax.vmap(lambda key, at: self.kernel(key, at, params, beta))(keys, state)
-        return state, {**moves.recorded(state), "changed": changed}
+        return state, {**moves.recorded(self.target, state), "changed": changed}

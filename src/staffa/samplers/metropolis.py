@@ -60,4 +60,4 @@ class Metropolis(Experiment):
         beta = chosen(params, "beta", self.beta)
         keys = jax.random.split(key, self.chains)
         state, acceptance = jax.vmap(lambda key, at: self.kernel(key, at, params, beta))(keys, state)
-        return state, {**moves.recorded(state), "acceptance": acceptance}
+        return state, {**moves.recorded(self.target, state), "acceptance": acceptance}

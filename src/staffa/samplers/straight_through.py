@@ -110,7 +110,8 @@ class StraightThrough(Experiment):
         # A fitness that is NaN shows in the outputs, but is never the best.
         better = here.fitness > state.best.fitness
         best = jax.tree.map(lambda new, old: jnp.where(better, new, old), here, state.best)
-        outputs = {**moves.recorded(here), "loss": loss, "best_fitness": best.fitness, "best_sequence": best.x}
+        found = {"best_fitness": best.fitness, "best_sequence": moves.narrow(self.target, best.x)}
+        outputs = {**moves.recorded(self.target, here), "loss": loss, **found}
         return Climbing(logits, optimizer, best), outputs
 
     def loss(self, logits: jax.Array, params: Values) -> jax.Array:

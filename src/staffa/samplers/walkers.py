@@ -60,7 +60,7 @@ class Sequences:
         return at.fitness
 
     def recorded(self, at: moves.Scored, params: Values) -> dict[str, jax.Array]:
-        return moves.recorded(at)
+        return moves.recorded(self.target, at)
 
     def axes(self, *leading: str) -> dict[str, tuple[str, ...]]:
         return moves.axes(self.target, *leading)

@@ -8,6 +8,8 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from staffa.samplers.diversity import Shares, shares
+from staffa.samplers.moves import narrow
 from staffa.samplers.smc.path import Particle
 from staffa.samplers.smc.weights import weighted_mean
 from staffa.samplers.target import Continuous, Discrete, Target, Values
@@ -43,7 +45,7 @@ def population(target: Target, particles: Particle, log_weights: jax.Array, para
     if isinstance(target, Discrete):
         parts = particles.components.items()
         means = {f"mean_{name}.{part}": weighted_mean(log_weights, values) for part, values in parts}
-        return {**found, **means, "best_sequence": particles.x[jnp.argmax(sound)]}
+        return {**found, **means, "best_sequence": narrow(target, particles.x[jnp.argmax(sound)])}
     for name, values in _constrained(target, particles, params).items():
         found[f"mean_{name}"] = mean = weighted_mean(log_weights, values)
         found[f"sd_{name}"] = jnp.sqrt(weighted_mean(log_weights, (values - mean) ** 2))
@@ -56,8 +58,14 @@ def individuals(target: Target, particles: Particle, log_weights: jax.Array, par
     found = {name: particles.value, "weights": jnp.exp(log_weights)}
     if isinstance(target, Discrete):
         parts = {f"{name}.{part}": values for part, values in particles.components.items()}
-        return {**found, **parts, "sequence": particles.x}
+        return {**found, **parts, "sequence": narrow(target, particles.x)}
     return {**found, **_constrained(target, particles, params)}
+
+
+def shares_of(target: Target, particles: Particle, log_weights: jax.Array) -> Shares:
+    """How often each state stands at each site, by the weights of the particles."""
+    assert isinstance(target, Discrete)
+    return shares(particles.x, target.states, jnp.exp(log_weights))
 
 
 def axes(target: Target, record: Record, resampled: bool) -> Axes:

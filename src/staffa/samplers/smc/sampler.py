@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from staffa.experiment.protocol import Experiment
+from staffa.samplers.diversity import Shares, compared
 from staffa.samplers.options import check_count, check_positive, chosen
 from staffa.samplers.resampling import Scheme
 from staffa.samplers.schedules import Adaptive, Schedule
@@ -32,6 +33,8 @@ class State(NamedTuple):
     """Steps done, int32."""
     log_numbers: jax.Array | None
     """ln of the number each particle's kernel has, (particles,), where it is pretuned."""
+    begun: Shares | None = None
+    """How often each state stood at each site at first, where diversity is recorded."""
 
 
 class SMC(Experiment):
@@ -77,6 +80,7 @@ class SMC(Experiment):
     - `begin`: `uniform` draws the first particles from p0; `target` asks the target's `initial`, which suits
       `mutation_selection` (its default there), and biases log_z of the others unless it draws from p0.
     - `record`: `summary`, or `particles` for every particle as well.
+    - `diversity`: of sequences, whether their diversity is recorded at each step.
 
     Outputs of a step, scalars unless said: `beta`, `ess` (before resampling), `log_z_increment`, `log_z`,
     `acceptance` (mean over particles), `resampled`; `ancestors` (particle,): which of the last step's particles each
@@ -87,6 +91,8 @@ class SMC(Experiment):
     `sd_NAME` of what `constrain` gives. With `record: particles` by particle: `weights`, `fitness`, `fitness.NAME`,
     `sequence`, or `log_likelihood` and what `constrain` gives. A pretuned kernel's mean `step_size` or
     `mutation_rate`.
+    With `diversity`, means over sites: `site_entropy`, and from the first particles to these `kullback_leibler`,
+    `jeffreys`, `jensen_shannon` (`staffa.samplers.diversity`), in nats.
     Where all particles have died, `ess` is 0, `log_z` is -inf and the means are NaN.
     """
 
@@ -101,10 +107,14 @@ class SMC(Experiment):
         temperature: float = 1.0,
         begin: Begin | None = None,
         record: Record = "summary",
+        diversity: bool = False,
     ) -> None:
         self.choices = settled(Choices(algorithm, target, schedule, resampling, kernel, begin, record))
         check_count("population", population)
         check_positive("temperature", temperature)
+        if diversity and not isinstance(target, Discrete):
+            raise ValueError(f"diversity: {diversity} is of sequences, and {type(target).__name__} has positions")
+        self.diversity = diversity
         self.target, self.algorithm, self.population = target, algorithm, population
         self.path = Path(target, algorithm == "partial_posteriors", temperature)
         self.static = ("population", *target.static)  # type: ignore[misc]
@@ -121,7 +131,8 @@ class SMC(Experiment):
         if self.algorithm == "pretuned":
             numbers = pretuning.first(tuning, self.choices.moves.given(params), size)
         particles = jax.vmap(lambda x: self.path.evaluate(x, params))(x)
-        return State(particles, even(size), jnp.zeros((), float), jnp.zeros((), float), jnp.int32(0), numbers)
+        begun = recording.shares_of(self.target, particles, even(size)) if self.diversity else None
+        return State(particles, even(size), jnp.zeros((), float), jnp.zeros((), float), jnp.int32(0), numbers, begun)
 
     def step(self, key: jax.Array, state: State, params: Values) -> tuple[State, dict[str, Any]]:
         """One iteration, as the algorithm has it."""
@@ -157,7 +168,8 @@ class SMC(Experiment):
         each = None if number is None else jnp.broadcast_to(jnp.asarray(number, float), (size,))
         particles, acceptance = kernel.moved(moving, particles, on, each, scale)
         told["acceptance"] = jnp.mean(acceptance)
-        state = State(particles, log_weights, beta, state.log_z + after.log_z_increment, state.steps + 1, numbers)
+        log_z = state.log_z + after.log_z_increment
+        state = State(particles, log_weights, beta, log_z, state.steps + 1, numbers, state.begun)
         return state, self._recorded(state, after, told, params)
 
     def _evolved(self, key: jax.Array, state: State, params: Values) -> tuple[State, dict[str, Any]]:
@@ -168,7 +180,8 @@ class SMC(Experiment):
         mutants, _ = self.choices.moves.moved(moving, state.particles, on, number, jnp.ones(()))
         after = weighed(state.log_weights, on.log_likelihood(mutants.pieces))
         particles, log_weights, told = self._selected(resampling, mutants, after, params)
-        state = State(particles, log_weights, beta, state.log_z + after.log_z_increment, state.steps + 1, None)
+        log_z = state.log_z + after.log_z_increment
+        state = State(particles, log_weights, beta, log_z, state.steps + 1, None, state.begun)
         return state, self._recorded(state, after, told, params)
 
     def _next(self, state: State, grown: Any) -> jax.Array:
@@ -205,5 +218,7 @@ class SMC(Experiment):
         means = {name: jnp.where(nobody, jnp.nan, found[name]) for name in found if name.startswith("mean_")}
         if self.choices.record == "particles":
             found |= recording.individuals(*rows)
+        if state.begun is not None:
+            found |= compared(recording.shares_of(*rows[:3]), state.begun)
         steps = {"beta": state.beta, "ess": after.ess, "log_z_increment": after.log_z_increment, "log_z": state.log_z}
         return {**steps, **told, **found, **means}
