@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from staffa.campaign import plan as module
+from staffa.campaign import sizes
 from staffa.campaign.model import CampaignConfig
 from staffa.campaign.plan import Group, Plan, Rows, bytes_per_trial, group_parameters, unfold
 from staffa.campaign.space import Space
@@ -207,28 +207,28 @@ def batch_of(points: int, *, draws: int | None = 100, shape: tuple[int, ...] = (
 
 
 def test_a_batch_chosen_by_itself_fills_its_bytes_or_its_trials() -> None:
-    assert batch_of(50_000) == module.BATCH_TRIALS  # 4 kB a trial
+    assert batch_of(50_000) == sizes.BATCH_TRIALS  # 4 kB a trial
     for megabytes in (0.1, 0.5, 3):
         values = int(megabytes * 2**20 / 4)
         batch = batch_of(5000, draws=1, shape=(values,))
-        assert module.BATCH_BYTES / 3 < batch * values * 4 <= module.BATCH_BYTES
+        assert sizes.BATCH_BYTES / 3 < batch * values * 4 <= sizes.BATCH_BYTES
     assert batch_of(500, draws=1, shape=(16 << 20,)) == 1  # larger than a batch may be: one by one
 
 
 def test_small_campaigns_get_small_batches_down_to_a_floor() -> None:
     for points in (20_000, 5000, 2000):
         batch = batch_of(points)
-        assert points >= module.FEWEST_BATCHES * batch or batch < 2 * module.SMALLEST_BATCH
-    assert module.SMALLEST_BATCH <= batch_of(300) < 2 * module.SMALLEST_BATCH
+        assert points >= sizes.FEWEST_BATCHES * batch or batch < 2 * sizes.SMALLEST_BATCH
+    assert sizes.SMALLEST_BATCH <= batch_of(300) < 2 * sizes.SMALLEST_BATCH
     assert batch_of(20) == 32 and batch_of(2) == 2
 
 
 def test_plain_python_batches_are_bounded_by_number_and_by_time() -> None:
-    assert batch_of(50_000, mode="off") == module.PLAIN_BATCH
-    assert batch_of(50_000, mode="off", pilot=0.001) == module.PLAIN_BATCH
+    assert batch_of(50_000, mode="off") == sizes.PLAIN_BATCH
+    assert batch_of(50_000, mode="off", pilot=0.001) == sizes.PLAIN_BATCH
     for seconds in (3.0, 20.0):
         batch = batch_of(50_000, mode="off", pilot=seconds)
-        assert module.PLAIN_SECONDS / 3 < batch * seconds <= module.PLAIN_SECONDS
+        assert sizes.PLAIN_SECONDS / 3 < batch * seconds <= sizes.PLAIN_SECONDS
     assert batch_of(50_000, mode="off", pilot=4000.0) == 1
 
 

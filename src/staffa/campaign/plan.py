@@ -21,25 +21,12 @@ from staffa.campaign.identity import find_duplicates, name_trials, stand_in
 from staffa.campaign.inputs import Inputs
 from staffa.campaign.model import CampaignConfig
 from staffa.campaign.points import Column, Points
+from staffa.campaign.sizes import auto_batch
 from staffa.campaign.space import Space
 from staffa.errors import ConfigError, near
 from staffa.experiment.protocol import RESERVED_PARAMETERS, SUMMARIES, Extract, Output, Sampling, Schema
 from staffa.trial import Scalar, canonical
 
-BATCH_BYTES = 32 << 20
-BATCH_TRIALS = 1536
-"""A batch is as many trials as fill 32 MiB, 1,536 at most: the size at which the cost of a task,
-a receipt and a handful of files is spread thin (of trials of 50 kB, 96 in a batch of 4 MiB gave 0.7 of the
-rate of 768). Sizes are 3 x 2**k, so that both powers of two and
-three times such are widths that divide them."""
-FEWEST_BATCHES = 16
-SMALLEST_BATCH = 64
-"""Small campaigns get smaller batches, so that there is work for several workers and something
-to see on the way; below 64 trials the files per trial would outweigh it."""
-PLAIN_BATCH = 768
-"""Trials of a batch of plain Python experiments: bounds files per trial, whatever a trial takes."""
-PLAIN_SECONDS = 300.0
-"""… unless the pilot trial says that such a batch would take longer than this."""
 PART_FLOOR = 20 << 20
 PARTS = 8
 PARTITIONS = 10_000
@@ -544,28 +531,13 @@ def _check_outputs(groups: Sequence[Group], parameters: set[str]) -> None:
 
 def _with_batch(config: CampaignConfig, group: Group, schema: Schema, total: int) -> Group:
     asked, width = config.execution.batch, config.execution.width
-    size = int(asked) if asked != "auto" else _auto_batch(group, schema, config.sampling.draws, total)
+    each = bytes_per_trial(group, config.sampling.draws)
+    plain = group.vectorize == "off"
+    size = int(asked) if asked != "auto" else auto_batch(each, total, plain=plain, seconds=schema.pilot_seconds)
     whole = 1 << max(group.trials - 1, 0).bit_length()
     if width != "auto":
         size, whole = (math.ceil(count / int(width)) * int(width) for count in (size, whole))
     return replace(group, batch=min(size, whole))
-
-
-def _auto_batch(group: Group, schema: Schema, draws: int | None, total: int) -> int:
-    size = min(BATCH_TRIALS, max(BATCH_BYTES // max(bytes_per_trial(group, draws), 1), 1))
-    if group.vectorize == "off":
-        size = min(size, PLAIN_BATCH)
-        if schema.pilot_seconds:
-            size = min(size, max(int(PLAIN_SECONDS / schema.pilot_seconds), 1))
-    size = _rounded(size)
-    while size // 2 >= SMALLEST_BATCH and total < FEWEST_BATCHES * size:
-        size //= 2
-    return size
-
-
-def _rounded(size: int) -> int:
-    """The largest 3 x 2**k that is not above `size`."""
-    return 3 << ((size // 3).bit_length() - 1) if size >= 3 else size
 
 
 def _check_modes(config: CampaignConfig, groups: Sequence[Group], sampling: Sampling) -> None:
