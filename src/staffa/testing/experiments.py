@@ -21,6 +21,8 @@ Arrays = dict[str, Any]
 Values = Mapping[str, Any]
 
 LANES = 4
+STEP = 1e-6
+"""Relative and absolute, what a step may differ in double precision between lanes side by side and one alone."""
 SEED = 20_260_101
 
 
@@ -152,6 +154,7 @@ class _Compiled:
         yield self._keys(whole, stochastic)
         yield self._segments(whole)
         yield self._alone(whole)
+        yield from self._one_step()
         yield Finding("no NaN at these parameters", not flags.any(), f"lanes {np.flatnonzero(flags).tolist()} have one")
         if nan is not None:
             yield from self._nan(whole, nan)
@@ -220,12 +223,15 @@ class _Compiled:
         words = _words_of(len(rows)) if words is None else words
         # However draws are cut, they begin alike: what was compiled for that serves all.
         begin, program = (self._program(shape, width or len(rows)) for shape in (self.sampling, sampling))
-        kinds = dict(self._spec(sampling).traced)
-        params = {name: np.array([row[name] for row in rows], kind) for name, kind in kinds.items()}
+        params = self._params(rows)
         slices = list(_slices(len(rows), program.width))
         pieces = [_sampled(begin, program, sampling, words[at], _at(params, at)) for at in slices]
         outputs = {name: np.concatenate([piece[0][name] for piece in pieces]) for name in pieces[0][0]}
         return outputs, np.concatenate([piece[1] for piece in pieces])
+
+    def _params(self, rows: Sequence[Values]) -> Arrays:
+        kinds = dict(self._spec(self.sampling).traced)
+        return {name: np.array([row[name] for row in rows], kind) for name, kind in kinds.items()}
 
     def _program(self, sampling: Sampling, width: int) -> Any:
         from staffa.experiment.perform import Lane, Program
@@ -283,6 +289,40 @@ class _Compiled:
                 wrong.append(f"{name} differs by {apart:.3g}")
         return Finding("lanes side by side give what one alone gives", not wrong, "; ".join(wrong))
 
+    def _one_step(self) -> Iterator[Finding]:
+        """From one state, several lanes together and each alone: their keys exactly, what is recorded first closely."""
+        import jax
+
+        lanes = range(len(self.rows))
+        many, single = self._program(self.sampling, len(self.rows)), self._program(self.sampling, 1)
+        words, params = _words_of(len(self.rows)), self._params(self.rows)
+        with jax.enable_x64(self.wide):
+            state = many.initialize(SEED, words, params)
+            alone = [single.initialize(SEED, words[i : i + 1], _at(params, slice(i, i + 1))) for i in lanes]
+            joined = jax.tree.map(lambda *leaves: np.concatenate([_bits(leaf) for leaf in leaves]), *alone)
+            pairs = zip(jax.tree.leaves(jax.tree.map(_bits, state)), jax.tree.leaves(joined), strict=True)
+            whole = [np.array_equal(one, other) for one, other in pairs if one.dtype.kind not in "fc"]
+            yield Finding(
+                "keys are the same side by side and alone", all(whole), "integers or keys of the state differ"
+            )
+            if self.sampling.warmup:
+                state = many.adapt(SEED, words, params, state, 0, self.sampling.warmup)
+            if self.sampling.discard:
+                state = many.discard(SEED, words, params, state, 0, self.sampling.discard * self.sampling.thin)
+            cut = [jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], state) for i in lanes]
+            found = many.sample(SEED, words, params, state, 0)[1]
+            each = [single.sample(SEED, words[i : i + 1], _at(params, slice(i, i + 1)), cut[i], 0)[1] for i in lanes]
+        tolerance = STEP if self.wide else self.tolerance
+        wrong = []
+        for name, values in found.items():
+            one = self._first(name, np.concatenate([np.asarray(outputs[name]) for outputs in each]))
+            if not np.allclose(
+                one, self._first(name, np.asarray(values)), rtol=tolerance, atol=tolerance, equal_nan=True
+            ):
+                wrong.append(name)
+        why = f"{', '.join(wrong)} differ by more than {tolerance:g} after one step from the same state"
+        yield Finding("one step from the same state gives the same", not wrong, why)
+
     def _first(self, name: str, values: Any) -> Any:
         from staffa.experiment.schema import has_chains
 
@@ -313,6 +353,15 @@ def _sampled(begin: Any, program: Any, sampling: Sampling, words: Any, params: A
     axes = {name: _draw_axis(program.lane.experiment, name) for name in found[0]}
     joined = {name: np.concatenate([one[name] for one in found], axes[name]) for name in axes if len(found) > 1}
     return {**found[0], **joined}, flags
+
+
+def _bits(leaf: Any) -> Any:
+    """A leaf of a state as NumPy's, keys as the numbers they are."""
+    import jax
+    import jax.numpy as jnp
+
+    is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return np.asarray(jax.random.key_data(leaf) if is_key else leaf)
 
 
 def _draw_axis(experiment: Experiment, name: str) -> int:
