@@ -19,7 +19,7 @@ Scaled = density(lambda x, scale: -0.5 * jnp.sum((x / scale) ** 2), x=real(2))
 def test_it_conforms():
     check_experiment(
         Mala, [{"scale": 1.0}, {"scale": 0.5}], options={"target": Scaled(), "chains": 2, "warmup": 25},
-        warmup=25, nan={"scale": float("nan")},
+        warmup=25, nan={"scale": float("nan")}, x64=(True,),
     )  # fmt: skip
 
 

@@ -24,7 +24,7 @@ Scaled = density(scaled, x=real(2))
 def test_it_conforms():
     check_experiment(
         Nuts, [{"scale": 1.0}, {"scale": 0.5}], options={"target": Scaled(), "chains": 2, "warmup": 25},
-        warmup=25, nan={"scale": float("nan")},
+        warmup=25, nan={"scale": float("nan")}, x64=(True,),
     )  # fmt: skip
 
 
