@@ -32,6 +32,16 @@ def column(values: Row, shape: tuple[int, ...], gone: Row | None = None) -> pa.A
     return pa.ListArray.from_arrays(offsets, array, mask=None if gone is None else pa.array(gone))
 
 
+def defined(values: Row, shape: tuple[int, ...]) -> pa.Array:
+    """The same, null for NaN: what cannot be said of a row is left out of averages."""
+    flat = np.ascontiguousarray(values).reshape(-1)
+    if not shape:
+        return pa.array(flat, mask=np.isnan(flat))
+    rows, size = len(flat) // math.prod(shape), math.prod(shape)
+    offsets = pa.array(np.arange(rows + 1, dtype=np.int32) * size, pa.int32())
+    return pa.ListArray.from_arrays(offsets, pa.array(flat, mask=np.isnan(flat)))
+
+
 def field(name: str, kind: pa.DataType, shape: Sequence[int] = (), dims: Sequence[str] = ()) -> pa.Field:
     """A column of numbers of some type, or of lists of them, with shape (and names of axes) in its metadata."""
     if not shape:

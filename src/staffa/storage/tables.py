@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from staffa.storage.columns import arrow, column, field
+from staffa.storage.columns import arrow, column, defined, field
 from staffa.storage.extracts import ExtractLayout, extract_columns, extract_field
 from staffa.storage.hot import ArrayLayout
 from staffa.trial import Outcome
@@ -244,6 +244,8 @@ Diagnose = Callable[[Row, Sequence[str]], Mapping[str, Row]]
 def diagnosed_columns(block: Block, archive: ArchiveLayout, diagnose: Diagnose, fewest: int) -> dict[str, pa.Array]:
     """Columns `x.ess` and so on, of outputs that are sampled: numbers that are not whole, with a draw axis.
 
+    Null where nothing can be said (R-hat of a series that does not vary).
+
     Arguments:
     - `fewest`: draws below which nothing is said.
     """
@@ -258,7 +260,7 @@ def diagnosed_columns(block: Block, archive: ArchiveLayout, diagnose: Diagnose, 
         series = _series(block.outputs[output.name], layout)
         if series.shape[2] >= fewest:
             for word, numbers in diagnose(series, words).items():
-                found[f"{output.name}.{word}"] = column(numbers, layout.shape)
+                found[f"{output.name}.{word}"] = defined(numbers, layout.shape)
     return found
 
 
