@@ -166,27 +166,31 @@ def threads(pid: int) -> str:
 class Trouble:
     """What is done to a run, and when: each at a share of the trials settled, drawn from a seed."""
 
-    def __init__(self, seed: int, workers: int, drivers: int, disk: Disk | NoDisk) -> None:
-        self.chance, self.disk = np.random.default_rng(seed), disk
+    def __init__(self, seed: int, workers: int, drivers: int, disk: Disk | NoDisk, root: Path) -> None:
+        self.chance, self.disk, self.root = np.random.default_rng(seed), disk, root
         words = ["worker"] * workers + ["driver"] * drivers + ["disk"] * (disk.kind != "none")
         shares = self.chance.uniform(0.02, 0.97, len(words))
         self.coming = sorted(zip(shares.tolist(), words, strict=True))
         self.done: Counter[str] = Counter()
         self.full_since = 0.0
         self.pauses = 0
+        self.resting = False
 
     def look(self, share: float, supervisor: Supervisor) -> None:
         """Do what is due; one thing at a time."""
         full = time.monotonic() - self.full_since if self.full_since else 0.0
-        if full > GIVEN_UP_SECONDS or (full > FULL_SECONDS and supervisor.pauses() > self.pauses):
+        met = full > FULL_SECONDS and supervisor.pauses() > self.pauses
+        if met or full > GIVEN_UP_SECONDS:
             self.disk.make_room()
-            self.full_since = 0.0
+            # What a driver noted meanwhile it has in memory only, until it goes on.
+            self.full_since, self.resting = 0.0, met
+        self.resting = self.resting and not continued(self.root)
         if self.coming and share >= self.coming[0][0] and self._do(self.coming[0][1], supervisor):
             self.done[self.coming.pop(0)[1]] += 1
 
     def _do(self, word: str, supervisor: Supervisor) -> bool:
         workers = supervisor.workers()
-        if not workers or (word != "disk" and self.full_since):
+        if not workers or self.resting or (word != "disk" and self.full_since):
             return False
         if word == "disk":
             self.pauses, self.full_since = supervisor.pauses(), time.monotonic()
@@ -258,13 +262,24 @@ def checked(root: Path, given: argparse.Namespace) -> dict[str, object]:
     }
 
 
-def story(root: Path) -> dict[str, object]:
-    """What it took, from the journals: deaths of processes, and how long the run was short of workers."""
+def journal(root: Path) -> list[dict[str, object]]:
+    """All events so far, in order; a line that is just being written is left out."""
     events = []
     for path in (root / "ledger").glob("events-*.jsonl"):
-        with contextlib.suppress(ValueError):
-            events += [json.loads(line) for line in path.read_text().splitlines()]
-    events.sort(key=lambda event: event["at"])
+        for line in path.read_text().splitlines():
+            with contextlib.suppress(ValueError):
+                events.append(json.loads(line))
+    return sorted(events, key=lambda event: event["at"])
+
+
+def continued(root: Path) -> bool:
+    """Whether a driver has found room again; the disk is full but once."""
+    return any(event["event"] == "continued" for event in journal(root))
+
+
+def story(root: Path) -> dict[str, object]:
+    """What it took, from the journals: deaths of processes, and how long the run was short of workers."""
+    events = journal(root)
     counts = Counter(event["event"] for event in events)
     charged = Counter(event["batch"] for event in events if event["event"] == "batch_lost" and event["charged"])
     timeouts = sum(e["event"] == "batch_lost" and "timeout" in e["reason"] for e in events)
@@ -304,7 +319,7 @@ def gauntlet(folder: Path, given: argparse.Namespace) -> dict[str, object]:
     campaign = written(folder, disk.mounted, given)
     command = [*disk.prefix, sys.executable, "-m", "staffa", "run", str(campaign), "--allow-dirty"]
     root = disk.seen / "v1.0_gauntlet"
-    trouble = Trouble(given.seed, given.worker_kills, given.driver_kills, disk)
+    trouble = Trouble(given.seed, given.worker_kills, given.driver_kills, disk, root)
     began = time.monotonic()
     supervisor = Supervisor(command, folder / "driver.log")
     try:

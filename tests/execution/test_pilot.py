@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 import staffa
+from signals import interruptible
 from staffa.campaign.cost import program_of
 from staffa.errors import ClusterError, ConfigError, PluginError
 from staffa.execution.pilot import FOLDER, _sweep, pilot
@@ -208,11 +209,6 @@ def test_a_pilot_obeys_the_timeout(folder: Path) -> None:
     with pytest.raises(ClusterError, match=r"execution\.timeout"):
         pilot(found)
     nothing_stays(folder, "planned")
-
-
-def interruptible() -> None:
-    """What a shell starts in the background ignores Ctrl-C, and so would its children."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])

@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from signals import interruptible
 from staffa import doctor
 from staffa.campaign.machine import ClusterConfig
 from staffa.execution.slurm.reap import reap
@@ -177,7 +178,7 @@ def waiting_doctor(machine, storage):
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         env=machine.environment,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        preexec_fn=interruptible,
     )
     machine.until(lambda: any(job.name.startswith("staffa-doctor-cpu-") for job in machine.jobs()), "the probe job")
     time.sleep(0.5)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import staffa
+from signals import interruptible
 from slurm.machine import Machine
 from slurm.runs import POOLS, workflow
 from staffa.storage.ledger import history
@@ -55,11 +56,6 @@ def test_each_pool_is_measured_on_its_own_workers(machine: Machine, tmp_path: Pa
     assert alone["source"].startswith("run ") and alone["foreign"] == ["slow"]
     gpu = by_pool["gpu"]
     assert device / 2 < len(batches) * gpu.device_seconds(4, 1) < device * 2
-
-
-def interruptible() -> None:
-    """What a shell starts in the background ignores Ctrl-C, and so would its children."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def test_an_interrupted_pilot_takes_its_jobs_back(machine: Machine, tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ class Chronicle:
     def note(self, event: dict[str, Any]) -> None:
         """Record a fact and tell it."""
         event.setdefault("at", self._clock())
-        full = None if self._unwritten else self._append(event)
+        full = None if self._unwritten else _full(lambda: self.ledger.append(event))
         if self._unwritten or full is not None:
             # The fact is kept in memory and written later; whatever is lost can be found again.
             self._unwritten.append(event)
@@ -70,14 +70,10 @@ class Chronicle:
 
     def disk(self, action: Callable[[], Any]) -> bool:
         """Do something that may find the disk full; whether it went through."""
-        try:
-            action()
-        except OSError as error:
-            if error.errno not in DISK:
-                raise
-            self.pause(str(error))
-            return False
-        return True
+        full = _full(action)
+        if full is not None:
+            self.pause(str(full))
+        return full is None
 
     def insist(self, action: Callable[[], Any]) -> None:
         """Do something that must be done before the run may end, as long as patience lasts."""
@@ -118,17 +114,18 @@ class Chronicle:
             self.note({"event": "paused", "reason": reason})
         return now - self._paused_at
 
-    def _append(self, event: dict[str, Any]) -> OSError | None:
-        """Write an event to the ledger; why not, where the disk is full."""
-        try:
-            self.ledger.append(event)
-        except OSError as error:
-            if error.errno not in DISK:
-                raise
-            return error
-        return None
-
     def _write_behind(self) -> None:
         while self._unwritten:
             self.ledger.append(self._unwritten[0])
             self._unwritten.pop(0)
+
+
+def _full(action: Callable[[], Any]) -> OSError | None:
+    """Do something; what it met, where that is a full disk."""
+    try:
+        action()
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        return error
+    return None
