@@ -49,7 +49,8 @@ WHOLE = 40_000
 
 CASES: dict[str, dict[str, Any]] = {
     "nuts": {"experiment": {"use": "nuts", "target": SCHOOLS, "warmup": 100, "chains": 4}, "warmup": 100},
-    "hmc": {"experiment": {"use": "hmc", "target": SCHOOLS, "warmup": 100, "chains": 4}, "warmup": 100},
+    "hmc": {"experiment": {"use": "hmc", "target": SCHOOLS, "warmup": 100, "chains": 4}, "warmup": 100, "thin": 4},
+    "hmc_every_draw": {"experiment": {"use": "hmc", "target": SCHOOLS, "warmup": 100, "chains": 4}, "warmup": 100},
     "mala": {"experiment": {"use": "mala", "target": SCHOOLS, "warmup": 100, "chains": 4}, "warmup": 100, "thin": 10},
     "metropolis": {"experiment": {"use": "metropolis", "target": RUGGED, "chains": 4}, "thin": 40},
     "gibbs": {"experiment": {"use": "gibbs", "target": RUGGED, "chains": 4}, "draws": 20},
@@ -70,7 +71,8 @@ CASES: dict[str, dict[str, Any]] = {
         "draws": 50,
     },
 }
-"""By sampler: its experiment block, and what differs from 100 draws of every step without a warm-up."""
+"""By sampler: its experiment block, and what differs from 100 draws of every step without a warm-up. Every draw of
+HMC over ten dimensions is 37 kB for each 0.7 ms of a core: there the disk and the codec are measured."""
 
 
 def sampling(case: dict[str, Any]) -> dict[str, int]:

@@ -227,7 +227,7 @@ def test_defaults(write):
     assert (execution.x64, execution.prng, execution.vectorize) == (False, "threefry2x32", "auto")
     assert (campaign.storage.root, campaign.storage.compression, campaign.storage.level) == (
         "runs",
-        "zstd",
+        "lz4",
         1,
     )
     archive = campaign.archive
@@ -440,7 +440,7 @@ BAD = [
         "campaign.yaml:5: execution.retries.backoff.maximum: 3 s is less than",
         "1h",
     ),
-    ("storage: {compression: zst}", "storage.compression: 'zst' is not 'zstd' or 'none'", "'zstd'"),
+    ("storage: {compression: zst}", "storage.compression: 'zst' is not 'lz4', 'zstd' or 'none'", "'zstd'"),
     ("storage: {level: 23}", "campaign.yaml:5: storage.level: 23 must be at most 22", "small"),
     ("archive: {every: 5}", "campaign.yaml:5: archive.every: 5 is neither off nor", "off"),
     ("archive: {every: yes}", "campaign.yaml:5: archive.every: true is neither off nor", "off"),

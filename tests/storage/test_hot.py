@@ -123,7 +123,7 @@ def test_a_store_is_opened_with_what_it_was_created_with(store: HotStore) -> Non
     chains=st.integers(0, 2),
     draws=st.sampled_from([None, 1, 4]),
     batch=st.integers(1, 5),
-    compression=st.sampled_from(["zstd", "none"]),
+    compression=st.sampled_from(["lz4", "zstd", "none"]),
     data=st.data(),
 )
 def test_every_layout_reads_back_through_xarray(

@@ -79,7 +79,7 @@ def perform(plan: Plan, job: Job, programs: Programs, code: Path) -> Done:
     if group.vectorize == "off":
         return _looped(plan, group, job, programs, code)
     experiment = programs.experiment(spec_of(plan, group), group.experiment, code)
-    width = job.width or _width(plan, group, experiment.uneven)
+    width = job.width or _width(plan, group, experiment.cpu_lanes)
 
     def program_at(width: int) -> Program:
         return programs.get(spec_of(plan, group), group.experiment, width, code)
@@ -144,12 +144,12 @@ def _schema(group: Group) -> Schema:
     return Schema(group.outputs, group.coords, group.state_bytes)
 
 
-def _width(plan: Plan, group: Group, uneven: bool) -> int:
+def _width(plan: Plan, group: Group, cpu_lanes: int | None) -> int:
     """What a worker would take that remembers nothing."""
     if plan.width != "auto":
         return min(int(plan.width), group.batch)
     sizes = {output.name: np.dtype(output.dtype).itemsize for output in group.outputs}
-    return choose_width(group.batch, _schema(group), plan.sampling.segment_draws, sizes, uneven)
+    return choose_width(group.batch, _schema(group), plan.sampling.segment_draws, sizes, cpu_lanes)
 
 
 def _inputs(plan: Plan, group: Group, job: Job, rows: int) -> Inputs:

@@ -131,8 +131,8 @@ class Bench:
             output.name: 2 if output.dtype == "bfloat16" else np.dtype(output.dtype).itemsize
             for output in group.outputs
         }
-        draws, uneven = self.plan.sampling.segment_draws, self._experiment(group).uneven
-        first = width = choose_width(group.batch, self.schema(group), draws, sizes, uneven)
+        draws, lanes = self.plan.sampling.segment_draws, self._experiment(group).cpu_lanes
+        first = width = choose_width(group.batch, self.schema(group), draws, sizes, lanes)
         limit = device_memory()
         while limit is not None and width > 1:
             # Between two segments the states of the batch's other slices stay on the device.

@@ -34,9 +34,6 @@ CPU_STATE = 384 << 10
 bounds. Measured on the walk of the benchmarks (40 bytes of state), core-milliseconds a trial are 0.24 at 64 lanes,
 0.20 at 128, 0.18 at 256, 0.165 at 384, and 0.28 from 448 on, however much is recorded; two processes of Metropolis
 over 60 sites (976 bytes) do 330 trials a second at 96 lanes, 374 at 192, 410 at 512."""
-CPU_UNEVEN = 16
-"""… of an experiment whose lanes wait for one another: of NUTS over ten dimensions, four chains a lane, 92 trials a
-second at 16 lanes, 86 at 32, 59 at 64."""
 PROBES = 8
 """Pieces a suspicious slice is divided into while looking for a lane that kills its process."""
 
@@ -302,17 +299,17 @@ def restored(arrays: Mapping[str, Row], messages: Mapping[int, str], inputs: Inp
 
 
 def choose_width(
-    batch: int, schema: Schema, sampling_draws: int, itemsizes: Mapping[str, int], uneven: bool = False
+    batch: int, schema: Schema, sampling_draws: int, itemsizes: Mapping[str, int], cpu_lanes: int | None = None
 ) -> int:
     """The lanes of one call: what fits the device with room to spare, and divides the batch.
 
-    On the CPU the cache decides (`CPU_STATE`), or, where steps are `uneven`, how long lanes wait; on an
+    On the CPU the cache decides (`CPU_STATE`), or the experiment (`Experiment.cpu_lanes`); on an
     accelerator half of its memory is planned for, with four copies of what a lane carries and records.
     """
     device = jax.local_devices()[0]
     stats = device.memory_stats() or {}
     cached = min(max(CPU_STATE // max(schema.state_bytes, 1), CPU_WIDTHS[0]), CPU_WIDTHS[1])
-    limit = CPU_UNEVEN if uneven else cached
+    limit = cpu_lanes or cached
     if device.platform != "cpu" and "bytes_limit" in stats:
         recorded = sum(output.size * itemsizes[output.name] for output in schema.outputs) * max(sampling_draws, 1)
         limit = int(stats["bytes_limit"] // 2 // max(4 * (recorded + schema.state_bytes), 1))

@@ -65,9 +65,10 @@ class Experiment:
     Python values, one program for each combination. Strings are always static. Those of the class
     must be parameters of the campaign; an object may name more, which count where they are."""
 
-    uneven: ClassVar[bool] = False
-    """Whether steps take as long as they need (a trajectory that grows until it turns). Side by side all lanes wait
-    for the longest: on the CPU fewer are then taken at a time."""
+    cpu_lanes: ClassVar[int | None] = None
+    """The most trials worth computing side by side on a CPU; None for as many as keep their states in its cache.
+    Fewer are, where steps take as long as they need (side by side all lanes wait for the longest trajectory) or work
+    on much more than the state they carry (a gradient over every layer)."""
 
     dims: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     """Names of each output's own axes, for xarray and Parquet. A first axis named `chain` is

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import blackjax.mcmc.hmc
 import jax
@@ -29,6 +29,9 @@ class Hmc(GradientSampler):
     position), `energy` (of the draw), `energy_error` (of the proposal against where it began; its
     E[exp(-error)] is 1), `acceptance`, `divergent`, and with a warm-up `step_size`.
     """
+
+    # Of ten dimensions, four chains a lane: 1,510 trials a second at 96 lanes, 1,395 at 256.
+    cpu_lanes: ClassVar[int | None] = 96
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -65,6 +65,9 @@ class StraightThrough(Experiment):
     Outputs, each with the chain axis first: `sequence` (length,) and `fitness`, `fitness.NAME` after the
     update; `loss` before it; `best_fitness` and `best_sequence` so far.
     """
+
+    # The gradient works on every state of every site: of NK over 60 sites 730 trials a second at 16 lanes, 455 at 32.
+    cpu_lanes: ClassVar[int | None] = 16
 
     def __init__(
         self,

@@ -32,13 +32,13 @@ class Kernel:
     - `over`: the kind of target it moves on.
     - `number`: the option that pretuning finds, and a parameter of the trial may give; empty for none.
     - `invariant`: whether it leaves a distribution as it is.
-    - `uneven`: whether its moves take as long as they need, as in `Experiment.uneven`.
+    - `cpu_lanes`: as `Experiment.cpu_lanes`.
     """
 
     over: ClassVar[type[Discrete] | type[Continuous]]
     number: ClassVar[str] = ""
     invariant: ClassVar[bool] = True
-    uneven: ClassVar[bool] = False
+    cpu_lanes: ClassVar[int | None] = None
 
     def fits(self, target: Target) -> None:
         """Raises `ValueError` for a target it cannot move on."""
@@ -305,7 +305,7 @@ class NUTS(_Stepping):
     """`nuts`: trajectories that end where they turn, of 2^`max_num_doublings` leaps at most; mass 1 / scale^2."""
 
     max_num_doublings: int = 10
-    uneven = True
+    cpu_lanes = 16
 
     def __post_init__(self) -> None:
         super().__post_init__()

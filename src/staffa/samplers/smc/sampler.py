@@ -118,7 +118,7 @@ class SMC(Experiment):
         self.target, self.algorithm, self.population = target, algorithm, population
         self.path = Path(target, algorithm == "partial_posteriors", temperature)
         self.static = ("population", *target.static)  # type: ignore[misc]
-        self.uneven = self.choices.moves.uneven  # type: ignore[misc]
+        self.cpu_lanes = self.choices.moves.cpu_lanes  # type: ignore[misc]
         self.dims = recording.axes(target, record, algorithm != "annealed")  # type: ignore[misc]
 
     def initialize(self, key: jax.Array, params: Values) -> State:
