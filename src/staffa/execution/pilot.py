@@ -107,7 +107,7 @@ def _compiled(bench: Bench, order: Order, group: Group) -> dict[str, Any]:
 def _slice(order: Order, group: Group, width: int) -> npt.NDArray[np.bool_]:
     """Lanes of a single call: those of the slice that has most of what may be tried."""
     ready = np.zeros(group.batch, bool)
-    ready[list(order.lanes or range(group.size(0)))] = True
+    ready[list(order.lanes or range(group.size(order.batch)))] = True
     first = width * int(ready.reshape(-1, width).sum(axis=1).argmax())
     place = np.arange(group.batch)
     return ready & (place >= first) & (place < first + width)
@@ -138,7 +138,7 @@ def _warmed(performer: Performer, carried: Carried, phase: str, steps: int) -> t
 def _plain(bench: Bench, order: Order, group: Group) -> dict[str, Any]:
     """Plain Python: trials one by one."""
     loop = loop_of(bench, order)
-    lanes = list(order.lanes or range(group.size(0)))[:PLAIN_TRIALS]
+    lanes = list(order.lanes or range(group.size(order.batch)))[:PLAIN_TRIALS]
     loop.outcomes[:] = Outcome.PADDING
     loop.outcomes[lanes] = Outcome.MISSING
     began = time.perf_counter()
@@ -268,17 +268,19 @@ def _chosen(plan: Plan) -> list[int]:
 
 
 def _order(workspace: Workspace, prepared: Prepared, number: int) -> Order:
-    """The first batch of a group, but for the trials that wait for an input."""
+    """The batch in the middle of a group, but for the trials that wait for an input: the first is often an extreme."""
     plan, rows, lanes = prepared.plan, prepared.rows, None
+    group = plan.groups[number]
+    batch = (group.batches - 1) // 2
     if plan.inputs:
-        members = rows.members(number)[: plan.groups[number].size(0)]
+        members = rows.members(number)[batch * group.batch :][: group.size(batch)]
         asked = names_in(plan.inputs, ["replicate", *(name for name, _ in plan.parameters)])
         columns = {
             name: rows.column(name, members) if name != "replicate" else rows.replicate(members) for name in asked
         }
         ready = np.flatnonzero(~without(plan.inputs, columns, len(members)))
         lanes = tuple(int(lane) for lane in ready) or None
-    return Order(str(workspace.root), plan_digest(plan), plan.generation, number, 0, lanes=lanes)
+    return Order(str(workspace.root), plan_digest(plan), plan.generation, number, batch, lanes=lanes)
 
 
 def _sweep(root: Path) -> None:
