@@ -191,6 +191,23 @@ def test_only_trials_with_their_input_are_tried(folder: Path) -> None:
     assert found.missing == 16 and found.costs[0].stored > 0
 
 
+def test_where_the_batch_in_the_middle_waits_another_is_tried(folder: Path) -> None:
+    """Of ten batches of two only the last but one has inputs, beside the first trial, which shows the shapes."""
+    model = MODEL + (
+        "\nclass Reading(Hanging):\n    def step(self, key, state, params):\n"
+        "        return state, {'y': float(Path(f\"box-{params['box']}\").read_text())}\n"
+    )
+    (folder / "model.py").write_text(model)
+    for number in (0, 16, 17):
+        (folder / f"box-{number}").write_text("1.5")
+    file = declared(
+        folder, "Reading", space=[{"grid": {"box": list(range(20))}}], sampling={},
+        inputs={"paths": [f"{folder}/box-{{box}}"]}, execution={"workers": 2, "batch": 2, "retries": {"limit": 0}},
+    )  # fmt: skip
+    found = staffa.plan(file, pilot=True)
+    assert found.missing == 17 and found.costs[0].stored > 0
+
+
 @pytest.mark.parametrize("use, error, words", [
     ("Failing", PluginError, "campaign.yaml:3: experiment: the pilot's trials of model.py:Failing .* no such protein"),
     ("Deadly", ClusterError, "took their worker down"),

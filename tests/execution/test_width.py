@@ -40,7 +40,7 @@ def at_work(folder: Path, limit: int | None, monkeypatch: pytest.MonkeyPatch, **
 
 
 def guessed(one: Bench) -> int:
-    return choose_width(64, one.schema(one.group(0)), 2, {"x": 4})
+    return choose_width(64, one.schema(one.group(0)), 2)
 
 
 def taken(one: Bench, width: int) -> int:

@@ -341,5 +341,5 @@ def test_a_process_that_really_runs_out_of_memory(tmp_path: Path) -> None:
 @pytest.mark.parametrize("batch", [1, 3, 64, 96, 1000, 2048])
 def test_the_width_divides_the_batch(batch: int) -> None:
     schema = Schema((Output("x", "float32", (3,), ("a",)),), {}, 100)
-    width = choose_width(batch, schema, 10, {"x": 4})
+    width = choose_width(batch, schema, 10)
     assert batch % width == 0 and 1 <= width <= max(256, batch if batch % 2 else 256)

@@ -315,7 +315,7 @@ def group_parameters(plan: Plan, rows: Rows, number: int) -> dict[str, npt.NDArr
 
 def bytes_per_trial(group: Group, draws: int | None) -> int:
     """Bytes of recorded outputs, uncompressed."""
-    return sum(_itemsize(o.dtype) * o.size for o in group.outputs) * max(draws or 1, 1)
+    return sum(output.bytes for output in group.outputs) * max(draws or 1, 1)
 
 
 def _absent(values: npt.NDArray[Any]) -> bool:
@@ -574,7 +574,3 @@ def _parts(
         for first, last in itertools.pairwise(edges):
             yield Part(f"part-{count:05d}", number, int(first), int(last))
             count += 1
-
-
-def _itemsize(dtype: str) -> int:
-    return 2 if dtype == "bfloat16" else int(np.dtype(dtype).itemsize)

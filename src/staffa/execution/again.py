@@ -148,8 +148,7 @@ def _width(plan: Plan, group: Group, cpu_lanes: int | None) -> int:
     """What a worker would take that remembers nothing."""
     if plan.width != "auto":
         return min(int(plan.width), group.batch)
-    sizes = {output.name: np.dtype(output.dtype).itemsize for output in group.outputs}
-    return choose_width(group.batch, _schema(group), plan.sampling.segment_draws, sizes, cpu_lanes)
+    return choose_width(group.batch, _schema(group), plan.sampling.segment_draws, cpu_lanes)
 
 
 def _inputs(plan: Plan, group: Group, job: Job, rows: int) -> Inputs:

@@ -13,8 +13,6 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
-
 from staffa.campaign.plan import Group, Plan
 from staffa.errors import StaffaError
 from staffa.execution.marks import StartMark
@@ -127,12 +125,8 @@ class Bench:
             write_aside(file, json.dumps(kept), sync=False)
 
     def _fitted(self, group: Group) -> int:
-        sizes = {
-            output.name: 2 if output.dtype == "bfloat16" else np.dtype(output.dtype).itemsize
-            for output in group.outputs
-        }
         draws, lanes = self.plan.sampling.segment_draws, self._experiment(group).cpu_lanes
-        first = width = choose_width(group.batch, self.schema(group), draws, sizes, lanes)
+        first = width = choose_width(group.batch, self.schema(group), draws, lanes)
         limit = device_memory()
         while limit is not None and width > 1:
             # Between two segments the states of the batch's other slices stay on the device.

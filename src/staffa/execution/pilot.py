@@ -268,19 +268,27 @@ def _chosen(plan: Plan) -> list[int]:
 
 
 def _order(workspace: Workspace, prepared: Prepared, number: int) -> Order:
-    """The batch in the middle of a group, but for the trials that wait for an input: the first is often an extreme."""
-    plan, rows, lanes = prepared.plan, prepared.rows, None
-    group = plan.groups[number]
-    batch = (group.batches - 1) // 2
+    """The batch in the middle of a group (the first is often an extreme), but for trials that wait for an input.
+
+    Where all of its trials wait, the nearest of which some do not.
+    """
+    plan, group, lanes = prepared.plan, prepared.plan.groups[number], None
+    batch = middle = (group.batches - 1) // 2
     if plan.inputs:
-        members = rows.members(number)[batch * group.batch :][: group.size(batch)]
-        asked = names_in(plan.inputs, ["replicate", *(name for name, _ in plan.parameters)])
-        columns = {
-            name: rows.column(name, members) if name != "replicate" else rows.replicate(members) for name in asked
-        }
-        ready = np.flatnonzero(~without(plan.inputs, columns, len(members)))
-        lanes = tuple(int(lane) for lane in ready) or None
+        outwards = sorted(range(group.batches), key=lambda one: abs(one - middle))
+        found = ((one, _ready(prepared, number, one)) for one in outwards)
+        batch, lanes = next(((one, ready) for one, ready in found if ready), (middle, None))
     return Order(str(workspace.root), plan_digest(plan), plan.generation, number, batch, lanes=lanes)
+
+
+def _ready(prepared: Prepared, number: int, batch: int) -> tuple[int, ...]:
+    """Lanes of a batch that do not wait for an input."""
+    plan, rows = prepared.plan, prepared.rows
+    group = plan.groups[number]
+    members = rows.members(number)[batch * group.batch :][: group.size(batch)]
+    asked = names_in(plan.inputs, ["replicate", *(name for name, _ in plan.parameters)])
+    columns = {name: rows.column(name, members) if name != "replicate" else rows.replicate(members) for name in asked}
+    return tuple(int(lane) for lane in np.flatnonzero(~without(plan.inputs, columns, len(members))))
 
 
 def _sweep(root: Path) -> None:

@@ -298,9 +298,7 @@ def restored(arrays: Mapping[str, Row], messages: Mapping[int, str], inputs: Inp
     return Carried(inputs, width, slices, outcomes, dict(messages))
 
 
-def choose_width(
-    batch: int, schema: Schema, sampling_draws: int, itemsizes: Mapping[str, int], cpu_lanes: int | None = None
-) -> int:
+def choose_width(batch: int, schema: Schema, sampling_draws: int, cpu_lanes: int | None = None) -> int:
     """The lanes of one call: what fits the device with room to spare, and divides the batch.
 
     On the CPU the cache decides (`CPU_STATE`), or the experiment (`Experiment.cpu_lanes`); on an
@@ -311,7 +309,7 @@ def choose_width(
     cached = min(max(CPU_STATE // max(schema.state_bytes, 1), CPU_WIDTHS[0]), CPU_WIDTHS[1])
     limit = cpu_lanes or cached
     if device.platform != "cpu" and "bytes_limit" in stats:
-        recorded = sum(output.size * itemsizes[output.name] for output in schema.outputs) * max(sampling_draws, 1)
+        recorded = sum(output.bytes for output in schema.outputs) * max(sampling_draws, 1)
         limit = int(stats["bytes_limit"] // 2 // max(4 * (recorded + schema.state_bytes), 1))
     return max(width for width in range(1, batch + 1) if batch % width == 0 and (width <= limit or width == 1))
 

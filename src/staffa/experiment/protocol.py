@@ -186,6 +186,14 @@ class Output:
             total *= extent
         return total
 
+    @property
+    def bytes(self) -> int:
+        """Bytes a trial records at one draw, uncompressed."""
+        # `import staffa` goes without NumPy.
+        import numpy as np
+
+        return self.size * (2 if self.dtype == "bfloat16" else int(np.dtype(self.dtype).itemsize))
+
 
 @dataclass(frozen=True)
 class Extract:

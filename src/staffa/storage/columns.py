@@ -25,21 +25,22 @@ def column(values: Row, shape: tuple[int, ...], gone: Row | None = None) -> pa.A
         flat = flat.astype(np.float32)
     if not shape:
         return pa.array(flat, mask=gone)
-    array = pa.array(flat)
-    size = math.prod(shape)
-    rows = len(flat) // size if size else len(values)
-    offsets = pa.array(np.arange(rows + 1, dtype=np.int64) * size).cast(pa.int32())
-    return pa.ListArray.from_arrays(offsets, array, mask=None if gone is None else pa.array(gone))
+    return _lists(pa.array(flat), shape, len(values), gone)
 
 
 def defined(values: Row, shape: tuple[int, ...]) -> pa.Array:
     """The same, null for NaN: what cannot be said of a row is left out of averages."""
     flat = np.ascontiguousarray(values).reshape(-1)
-    if not shape:
-        return pa.array(flat, mask=np.isnan(flat))
-    rows, size = len(flat) // math.prod(shape), math.prod(shape)
-    offsets = pa.array(np.arange(rows + 1, dtype=np.int32) * size, pa.int32())
-    return pa.ListArray.from_arrays(offsets, pa.array(flat, mask=np.isnan(flat)))
+    cells = pa.array(flat, mask=np.isnan(flat))
+    return _lists(cells, shape, len(values)) if shape else cells
+
+
+def _lists(cells: pa.Array, shape: tuple[int, ...], empty: int, gone: Row | None = None) -> pa.Array:
+    """Numbers as lists of so many of them; where that is none, `empty` lists."""
+    size = math.prod(shape)
+    rows = len(cells) // size if size else empty
+    offsets = pa.array(np.arange(rows + 1, dtype=np.int64) * size).cast(pa.int32())
+    return pa.ListArray.from_arrays(offsets, cells, mask=None if gone is None else pa.array(gone))
 
 
 def field(name: str, kind: pa.DataType, shape: Sequence[int] = (), dims: Sequence[str] = ()) -> pa.Field:
