@@ -2,13 +2,82 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 MIXED = Path(__file__).parent / "views" / "mixed"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--soak", action="store_true", help="run the tests marked `soak` too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests that mostly wait come first, and each process has its share of them, file by file.
+
+    pytest-xdist hands each process one stretch of the list, as long as the others'. The tests against SLURM take half
+    an hour one after another, most of it waiting: left together they are what all the others end before.
+    """
+    if not config.getoption("--soak"):
+        left = [item for item in items if item.get_closest_marker("soak")]
+        config.hook.pytest_deselected(items=left)
+        items[:] = [item for item in items if not item.get_closest_marker("soak")]
+    processes = int(getattr(config, "workerinput", {}).get("workercount", 1))
+    waiting = [item for item in items if item.get_closest_marker("slurm")]
+    others = iter([item for item in items if not item.get_closest_marker("slurm")])
+    files = [list(found) for _, found in groupby(waiting, lambda item: item.path)]
+    files.sort(key=lambda file: (file[0].get_closest_marker("slow") is not None, len(file)), reverse=True)
+    shares = [[item for file in files[number::processes] for item in file] for number in range(processes)]
+    items[:] = _dealt(shares, others, len(items))
+
+
+def _dealt(shares: list[list[pytest.Item]], others: Iterator[pytest.Item], total: int) -> list[pytest.Item]:
+    """One stretch after another, each its share first and filled up with others."""
+    dealt: list[pytest.Item] = []
+    for number, share in enumerate(shares, start=1):
+        end = total * number // len(shares)
+        dealt += share
+        while len(dealt) < end:
+            dealt.append(next(others))
+    return dealt
+
+
+OPTIMISE_LITTLE = "jax_disable_most_optimizations"
+
+
+@pytest.fixture(scope="module")
+def quickly_compiled() -> Iterator[None]:
+    """XLA hardly optimises, here and in processes begun from here, and compiles in less than half the time.
+
+    For tests of what is computed, most of whose time is compiling. Tests of the engine do without.
+    """
+    with _compiling(OPTIMISE_LITTLE, True):
+        yield
+
+
+@pytest.fixture
+def fully_compiled() -> Iterator[None]:
+    """XLA optimises as it does for users, in a module that otherwise is `quickly_compiled`."""
+    with _compiling(OPTIMISE_LITTLE, False):
+        yield
+
+
+@contextlib.contextmanager
+def _compiling(name: str, value: bool) -> Iterator[None]:
+    import jax
+
+    before = jax.config.values[name]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(name.upper(), str(int(value)))
+        jax.config.update(name, value)
+        yield
+    jax.config.update(name, before)
 
 
 @pytest.fixture(scope="session")

@@ -61,7 +61,7 @@ def test_a_class_stands_for_its_file_but_not_from_a_cell(workflow: Path) -> None
 def test_a_client_of_ones_own(workflow: Path) -> None:
     campaign = staffa.load(workflow / "campaign.yaml", storage={"root": str(workflow / "runs")})
     with (
-        LocalCluster(n_workers=1, threads_per_worker=8, dashboard_address="127.0.0.1:0") as cluster,
+        LocalCluster(n_workers=1, threads_per_worker=8, dashboard_address=None) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
         run = staffa.run(campaign, client=client, allow_dirty=True, progress=False)

@@ -19,7 +19,21 @@ import pytest
 
 from staffa.cli import main
 
-HEAVY = ("dask", "distributed", "jax", "zarr", "pyarrow", "pandas", "duckdb", "xarray", "numpy", "pydantic", "rich")
+HEAVY = (
+    "dask",
+    "distributed",
+    "jax",
+    "zarr",
+    "pyarrow",
+    "pandas",
+    "duckdb",
+    "xarray",
+    "numpy",
+    "pydantic",
+    "rich",
+    "matplotlib",
+    "jinja2",
+)
 
 MODEL = """
 import jax, jax.numpy as jnp
@@ -161,7 +175,7 @@ def test_bad_files(refused: Callable[..., list[str]], line: str, message: str, h
         ('params["scale"]', 'params["scael"]', "did you mean 'scale'"),
         ("import staffa", "import staffa, nonsense", "No module named 'nonsense'"),
         ("class Walk(", "class Walk((", "SyntaxError"),
-        ('{"x": state}', '{"scale": state}', "both a parameter of the space and an output"),
+        ('{"x": state}', '{"scale": state}', "both a parameter and an output"),
         ("jnp.zeros(self.size)", "jnp.zeros(params['scale'])", "model.py:9"),
     ],
 )  # fmt: skip

@@ -31,7 +31,7 @@ execution:
   batch: 16
   budget: {gpu_hours: 1}
   workers: 1
-cluster: {dashboard_port: 0}
+cluster: {dashboard: false}
 """
 
 SLURM = """\

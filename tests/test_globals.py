@@ -22,13 +22,24 @@ ALLOWED = {
     "campaign.runtime.runtime": "a callable without attributes: staffa.runtime(…) and staffa.runtime.current()",
     "cli.*app": "Typer collects commands while the module is imported; nothing is added later",
     "experiment.registry._IMPORTING": "a lock: sys.path and sys.modules belong to the process, not to us",
-    "storage.hot._ZARRS_LOCK": "a lock: Zarr's settings belong to the process, not to us",
+    "storage.creation.ZARRS_LOCK": "a lock: Zarr's settings belong to the process, not to us",
+    "experiment.encoded._restored": "encodings by how they are told and who is registered: frozen dataclasses",
     "experiment.compiles._counts": "JAX's listeners cannot be taken back: one set of counters a process",
     "execution.bench._bench": "a worker's plan and schemas, by digest: read once a process",
     "execution.bench.programs": "compiled programs are kept for the life of a worker process",
     "execution.bench.start_mark": "one file a process and workspace",
     "execution.bench.device_kind": "a fact of the process",
     "execution.programs.backend_of": "a fact of the process, written down once a campaign",
+    "execution.overheard._*": "standard output and the root logger belong to the process, not to us",
+    "execution.ensemble.reducers": "the objects a campaign's blocks describe, by their text and its code's folder",
+    "views.dashboard.metrics._COLLECTOR": "Prometheus's registry is the process's: one collector, of whoever is there",
+    "views.dashboard.page.OPEN": "the documents open in this process, held weakly: Bokeh has no list of them to ask",
+    "views.dashboard.page._SHEETS": "what each open document shows, held weakly with it",
+    "views.dashboard.page.SPENT": "what the pages of this process took: counters, for Prometheus",
+    "views.dashboard.page.looks": "style sheets of an installed package, read once",
+    "views.dashboard.page.templates": "templates of an installed package, read once",
+    "views.arrays._footer": "footers of sealed files, which never change; a few are kept",
+    "views.arrays._order": "the trials of sealed files, which never change; a few are kept",
     "experiment.diagnostics._quantiles": "quantiles of the normal distribution for a length: a function of it alone",
     "samplers.fitness.cai.weights": "a codon table's numbers, by organism: facts of an installed package",
     "samplers.fitness.codons.*": "names and tables of an installed package: facts, read once",
@@ -39,13 +50,24 @@ ALLOWED = {
 """What may stand at the top of a module although it could change, and why."""
 
 HARMLESS = {
-    *("frozenset", "tuple", "MappingProxyType", "re.compile", "TypeVar", "ParamSpec", "NewType", "Annotated"),
+    *(
+        "frozenset",
+        "tuple",
+        "MappingProxyType",
+        "re.compile",
+        "TypeVar",
+        "ParamSpec",
+        "NewType",
+        "Annotated",
+        "TypeAliasType",
+    ),
     *("Path", "with_name", "namedtuple", "int", "float", "str", "bytes", "range", "len", "max", "min", "sum"),
     "math.log",
+    "np.dtype",
 }
 """Calls whose result nobody can change."""
 
-FROZEN = {"Family", "Origin", "Node", "JobType", "Fault", "Field"}
+FROZEN = {"Family", "Origin", "Node", "JobType", "Fault", "Field", "Verdict"}
 """Frozen dataclasses of ours, and pydantic's description of a field."""
 
 CONTAINERS = {"dict", "list", "set", "defaultdict", "Counter", "deque", "OrderedDict", "np.array", "np.zeros"}

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import pytest
 from distributed import Client, LocalCluster
@@ -79,7 +82,7 @@ from staffa.execution.lanes import THREADS
 
 def started(machine, environment):
     return LocalCluster(n_workers=machine.workers or 1, threads_per_worker=THREADS, env=environment,
-                        dashboard_address="127.0.0.1:0")
+                        dashboard_address=None)
 
 @contextlib.contextmanager
 def workers(workspace, machine, environment):
@@ -307,7 +310,7 @@ def test_a_registered_experiment_reaches_the_workers(site, workflow):
         run = staffa.run(workflow, set=["experiment.use=where"], progress=False)
         assert run.ended.outcomes == {"ok": 3}
         with (
-            LocalCluster(n_workers=1, threads_per_worker=8, dashboard_address="127.0.0.1:0") as cluster,
+            LocalCluster(n_workers=1, threads_per_worker=8, dashboard_address=None) as cluster,
             Client(cluster, set_as_default=False) as client,
             pytest.raises(PluginError, match="do not reach the workers of a given client"),
         ):
@@ -324,6 +327,101 @@ def test_a_registered_experiment_reaches_the_workers(site, workflow):
     ):
         staffa.run(workflow, set=["experiment.use=local", "campaign.version=v3.0"], progress=False)
     assert not (workflow.parent / "runs" / "v3.0_where").exists()
+
+
+# --- encodings -------------------------------------------------------------------------------------
+
+DOCUMENTED = Path(__file__).parents[1] / "docs" / "plugins.md"
+PAIRS = """
+from fractions import Fraction
+import staffa
+from units_encoding import Quantity
+
+class Pairs(staffa.Experiment):
+    vectorize = "off"
+    def initialize(self, key, params):
+        return 0
+    def step(self, key, state, params):
+        a = params["a"]
+        return state, {"share": Fraction(a, 3), "length": Quantity(a / 2, "m" if a < 3 else "ft")}
+"""
+
+
+@pytest.fixture
+def documented(site: Path) -> Path:
+    """The encodings of docs/plugins.md, installed."""
+    blocks = re.findall(r"```python\n# (\w+)\.py\n(.*?)```", DOCUMENTED.read_text(), re.DOTALL)
+    entries = "[staffa.encodings]\nfraction = fractions_encoding:Fractions\nquantity = units_encoding:Quantities\n"
+    assert 'fraction = "fractions_encoding:Fractions"' in DOCUMENTED.read_text()
+    install(site, "own-types", "1.0", dict(blocks), entries)
+    return site
+
+
+def test_a_type_of_ones_own(documented, workflow):
+    (workflow.parent / "model.py").write_text(PAIRS)
+    run = staffa.run(workflow, set=["experiment.use=model.py:Pairs", "execution.retries.limit=0"], progress=False)
+    assert run.ended.outcomes == {"ok": 2, "raised": 1}
+    from units_encoding import Quantity
+
+    for sealed in (False, True):
+        if sealed:
+            staffa.consolidate(run.root, prune=True)
+        results = staffa.attach(run.root).results
+        assert results.trial(1).share == Fraction(2, 3) and results.trial(1).length == Quantity(1.0, "m")
+        assert results.draws.share.to_pandas().tolist() == [Fraction(1, 3), Fraction(2, 3)]
+        assert results.to_xarray()["length"].values.tolist()[:2] == [Quantity(0.5, "m"), Quantity(1.0, "m")]
+        asked = results.query("select share.numerator / share.denominator as x, length from draws order by all")
+        assert asked["length"].tolist() == [0.5, 1.0] and abs(asked["x"][0] - 1 / 3) < 1e-12
+    assert "output 'length' has unit 'ft', not 'm'" in results.failed.to_pandas()["message"][0]
+
+
+def test_the_suite_of_encodings(documented):
+    from fractions_encoding import Fractions
+    from units_encoding import Quantities, Quantity
+
+    assert all(one.holds for one in check_family("encodings", Fractions, values=[Fraction(1, 3), Fraction(-2)]))
+    check_family("encodings", Quantities, values=[Quantity(1.0, "m"), Quantity(-0.5, "m")])
+    with pytest.raises(NotConforming, match="has unit 'ft', not 'm'"):
+        check_family("encodings", Quantities, values=[Quantity(1.0, "m"), Quantity(1.0, "ft")])
+    with pytest.raises(NotConforming, match=r"recognises its values: of.. is None for one of"):
+        check_family("encodings", Fractions, values=[1.5])
+    with pytest.raises(NotConforming, match="values come back"):
+        check_family("encodings", forgetful_encoding(), values=[Fraction(3, 2)])
+    with pytest.raises(NotConforming, match=r"is not a subclass of staffa\.Encoding"):
+        check_family("encodings", Quantity)
+
+
+def forgetful_encoding() -> Any:
+    import fractions_encoding
+
+    class Rounds(fractions_encoding.Fractions):
+        def decode(self, plain):
+            return plain["numerator"] // plain["denominator"]
+
+    return Rounds
+
+
+def test_two_plug_ins_that_know_a_type_are_asked_which(documented, workflow):
+    from fractions_encoding import Fractions
+
+    (workflow.parent / "model.py").write_text(PAIRS)
+    with staffa.register("encodings", "ratio", Fractions):
+        with pytest.raises(PluginError, match="which several encodings know: fraction and ratio") as caught:
+            staffa.plan(workflow, set=["experiment.use=model.py:Pairs"])
+        assert caught.value.hint == 'say which: encodings = {"share": "fraction"}'
+        said = PAIRS.replace('vectorize = "off"', 'vectorize = "off"; encodings = {"share": "ratio"}')
+        (workflow.parent / "model.py").write_text(said)
+        outputs = staffa.plan(workflow, set=["experiment.use=model.py:Pairs"]).plan.groups[0].outputs
+        assert {output.name: output.kind for output in outputs} == {"share": "ratio", "length": "quantity"}
+
+
+def test_a_broken_encoding_harms_nobody_who_needs_it_not(documented, workflow):
+    (documented / "fractions_encoding.py").write_text("1 / 0")
+    (workflow.parent / "model.py").write_text(PAIRS)
+    with pytest.raises(PluginError, match=r"'share' is a Fraction, and nobody knows .*fraction: .*ZeroDivisionError"):
+        staffa.plan(workflow, set=["experiment.use=model.py:Pairs"])
+    (workflow.parent / "model.py").write_text(PAIRS.replace('"share": Fraction(a, 3), ', ""))
+    assert staffa.plan(workflow, set=["experiment.use=model.py:Pairs"]).plan.trials == 3
 
 
 # --- the runtime, through the front door -----------------------------------------------------------

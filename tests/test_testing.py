@@ -323,7 +323,7 @@ class PlainRaises(PlainBase):
     ("cls", "what"),
     [
         (PlainGlobal, "draws from its own key alone: it draws from random"),
-        (PlainRagged, "shapes are the same in every trial: 3 different ones"),
+        (PlainRagged, "every trial records what the first does: PluginError: output 'x' has shape (6, 2)"),
         (PlainDeaf, "keys are used: trials with other keys give the same"),
         (PlainRaises, "runs: PluginError: PlainRaises: OSError: no such table"),
     ],

@@ -30,7 +30,7 @@ space: [{linspace: {scale: [0.1, 0.9, 8]}}]
 sampling: {draws: 4}
 execution: {workers: 1}
 storage: {root: ROOT}
-cluster: {dashboard_port: 0}
+cluster: {dashboard: false}
 """
 TAG = "staffa/v1.0_walk"
 

@@ -8,26 +8,34 @@ run.results.trials
 from typing import Any
 
 from staffa.errors import ClusterError, ConfigError, PluginError, StaffaError, WorkspaceError
+from staffa.experiment.encoding import Encoding
+from staffa.experiment.parameters import Parameter
 from staffa.experiment.protocol import Experiment
 
 __version__ = "0.1.0"
 
 _LAZY = (
-    "Campaign", "Run", "Tracker", "attach", "cancel", "consolidate", "deregister", "diff", "expand", "explain",
-    "graph", "load", "plan", "reconcile", "register", "reproduce", "resume", "retry", "run", "runtime", "scale",
-    "shrink", "status", "stop", "usage", "validate", "verify", "watch",
+    "Campaign", "Run", "Tracker", "archive_copy", "archive_list", "archive_verify", "attach", "cancel",
+    "consolidate", "deregister", "diff", "expand", "explain", "graph", "load", "merge", "plan", "plot", "reconcile",
+    "register", "report", "reproduce", "resume", "retry", "run", "runtime", "scale", "schedule", "shrink",
+    "status", "stop", "usage", "validate", "verify", "watch",
 )  # fmt: skip
 
 __all__ = [
     "Campaign",
     "ClusterError",
     "ConfigError",
+    "Encoding",
     "Experiment",
+    "Parameter",
     "PluginError",
     "Run",
     "StaffaError",
     "Tracker",
     "WorkspaceError",
+    "archive_copy",
+    "archive_list",
+    "archive_verify",
     "attach",
     "cancel",
     "consolidate",
@@ -37,15 +45,19 @@ __all__ = [
     "explain",
     "graph",
     "load",
+    "merge",
     "plan",
+    "plot",
     "reconcile",
     "register",
+    "report",
     "reproduce",
     "resume",
     "retry",
     "run",
     "runtime",
     "scale",
+    "schedule",
     "shrink",
     "status",
     "stop",

@@ -1,7 +1,9 @@
 """What one trial is called and how it can end.
 
 A trial's name is the digest of what it computes: the experiment's reference
-and options, the parameters in canonical form, the replicate. Neither its
+and options, the parameters in canonical form, the replicate. Of a derived
+parameter the formula is named, not the value: that follows, and its last bit
+may differ between machines. Neither its
 place in the campaign nor the code enters: a campaign may grow or be reordered
 and every finished trial keeps its name.
 """
@@ -88,9 +90,21 @@ def canonical(value: Any) -> str:
     raise ConfigError(f"{value!r} ({type(value).__name__}) cannot be part of a trial's identity")
 
 
-def experiment_text(reference: str, options: Mapping[str, Any]) -> str:
-    """The canonical text of what is run: the experiment's reference name and its options."""
-    return canonical({"options": dict(options), "use": reference})
+def tupled(value: Any) -> Any:
+    """JSON with tuples for its lists, as frozen dataclasses have them."""
+    if isinstance(value, list):
+        return tuple(map(tupled, value))
+    return {name: tupled(one) for name, one in value.items()} if isinstance(value, dict) else value
+
+
+def experiment_text(reference: str, options: Mapping[str, Any], derived: Mapping[str, Any] | None = None) -> str:
+    """The canonical text of what is run: the experiment's reference name and its options.
+
+    Arguments:
+    - `derived`: by name the formulas of derived parameters, where there are any.
+    """
+    formulas = {"derived": dict(derived)} if derived else {}
+    return canonical({**formulas, "options": dict(options), "use": reference})
 
 
 def parameter_texts(name: str, values: Iterable[Scalar]) -> list[bytes]:
@@ -127,8 +141,14 @@ def digests(
             yield state.digest()[:DIGEST_BYTES]
 
 
-def digest(reference: str, options: Mapping[str, Any], parameters: Mapping[str, Scalar], replicate: int = 0) -> str:
-    """Name one trial: 32 hexadecimal characters."""
+def digest(
+    reference: str,
+    options: Mapping[str, Any],
+    parameters: Mapping[str, Scalar],
+    replicate: int = 0,
+    derived: Mapping[str, Any] | None = None,
+) -> str:
+    """Name one trial: 32 hexadecimal characters. Derived parameters are not among `parameters`."""
     texts = [parameter_texts(name, [parameters[name]])[0] for name in sorted(parameters)]
-    experiment = experiment_text(reference, options)
+    experiment = experiment_text(reference, options, derived)
     return next(digests([experiment], [0], [b",".join(texts)], [replicate])).hex()

@@ -30,7 +30,7 @@ def _tables(root: str, number: int, processes: int) -> list[pa.Table]:
     archive = Consolidation(workspace, plan, plan_digest(plan), open_stores(workspace, plan))
     tables = []
     for part in plan.parts[number::processes]:
-        seal = archive.order(part, fold(()), {}, again=True)
+        seal = archive.order(part, fold(()), again=True)
         made = [reduce.table(seal, [reduce.read(seal, batch, 0)])["draws"] for batch in part.batches()]
         tables.append(pa.concat_tables(made))
     return tables
@@ -57,7 +57,7 @@ def _ours(root: str, number: int, processes: int, start, done) -> None:
     workspace = Workspace.open(root)
     plan = load_plan(workspace)
     archive = Consolidation(workspace, plan, plan_digest(plan), open_stores(workspace, plan))
-    seals = [archive.order(part, fold(()), {}, again=True) for part in plan.parts[number::processes]]
+    seals = [archive.order(part, fold(()), again=True) for part in plan.parts[number::processes]]
     graphs = [reduce_graph(seal, plan.sampling.segments) for seal in seals]
     graphs[0].compute(scheduler="synchronous")  # a worker that seals has imported and opened everything before
     start.wait()

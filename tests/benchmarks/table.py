@@ -145,6 +145,62 @@ def sampling() -> list[tuple[str, str, str]]:
     return [*rows, ("NUTS: effective samples per second / plain blackjax", f"{found['ratio']:.3f}", "0.95")]
 
 
+def reading() -> list[tuple[str, str, str]]:
+    """One trial of 100,000 in a pruned archive, and an average over 4 million rows."""
+    found = script("reading.py")
+    one, mean = found["one"], found["average"]
+    return [
+        ("open an archive of 100,000, read one trial", f"{one['milliseconds']:.0f} ms", "150 ms"),
+        ("… bytes read", f"{one['megabytes']:.2f} MB", "2 MB"),
+        ("average by two parameters, 4 M rows / DuckDB on one flat file", f"{mean['ratio']:.2f}", "1.3 at most"),
+    ]
+
+
+def page() -> list[tuple[str, str, str]]:
+    """The Campaign page, with one browser open."""
+    found = script("page.py")
+    if "skipped" in found:
+        return [("Campaign page", f"not measured: {found['skipped']}", "20 ms")]
+    wide, run = found["wide"], found["run"]
+    every = ", ".join(f"{name.replace('_', ' ')} {value:.0f}" for name, value in wide["scheduler_ms"].items())
+    return [
+        ("Campaign page, 100,000 trials, 500 workers: scheduler time a second", f"{wide['page_ms']:.1f} ms", "20 ms"),
+        ("… CPU of that scheduler, ms a second", every, ""),
+        ("… CPU seconds of the page / of a run of 100,000 trials", f"{100 * run['share']:.2f} %", "2 %"),
+    ]
+
+
+def reporting() -> list[tuple[str, str, str]]:
+    """The report of 100,000 trials in a pruned archive."""
+    found = script("reporting.py")
+    told = f"{found['seconds']:.1f} s, {found['megabytes']:.2f} MB"
+    return [("report of 100,000 trials (whole command)", told, "20 s, 10 MB")]
+
+
+def beside() -> list[tuple[str, str, str]]:
+    """Sealing while trials of 5 ms run."""
+    found = script("beside.py")
+    sealed = f"{100 * found['sealed']:.0f} % sealed by the last commit"
+    return [
+        ("sealing slows a run (5 ms a trial) by", f"{100 * found['slower']:.1f} % ({sealed})", "5 %"),
+        ("… beyond the CPU seconds of sealing", f"{100 * found['beyond']:.1f} %", "2 %"),
+    ]
+
+
+def merging() -> list[tuple[str, str, str]]:
+    """Two campaigns of 50,000 trials as one, and storing 2,000 results against pypet."""
+    found, stored = script("merging.py"), script("pypet_store.py")
+    seconds = f"{found['seconds']:.1f} s, {found['megabytes']:.0f} MB"
+    rows = [
+        ("merge of two 50,000-trial campaigns", seconds, "20 s"),
+        ("… memory / that of two of 5,000", f"{found['growth']:.2f}", "flat"),
+    ]
+    if "skipped" in stored:
+        return [*rows, ("storing 2,000 results / pypet", f"not measured: {stored['skipped']}", "30")]
+    ratio = f"{stored['ratio']:.0f} ({stored['ours']:,.0f} / {stored['pypet']:.0f} a second)"
+    return [*rows, ("storing 2,000 results / pypet", ratio, "30")]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=5)
@@ -156,6 +212,11 @@ def main() -> None:
     rows += planning()
     rows += looking()
     rows += managing()
+    rows += reading()
+    rows += page()
+    rows += reporting()
+    rows += beside()
+    rows += merging()
     rows += slurm()
     rows += sampling()
     width = max(len(name) for name, _, _ in rows)

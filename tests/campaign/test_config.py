@@ -806,7 +806,7 @@ def test_the_schema_describes_every_field():
     json.dumps(schema)
     models = [schema, *schema["$defs"].values()]
     undescribed = [
-        name for model in models for name, field in model["properties"].items() if "description" not in field
+        name for model in models for name, field in model.get("properties", {}).items() if "description" not in field
     ]
     assert undescribed == []
     assert schema["additionalProperties"] is False

@@ -35,7 +35,7 @@ class Room:
         self.outputs, self.static, self.coords = outputs or (X,), tuple(static), dict(coords or {})
         self.asked: list[Group] = []
 
-    def describe(self, group: Group) -> Schema:
+    def describe(self, group: Group, first: Mapping[str, Any]) -> Schema:
         self.asked.append(group)
         return Schema(self.outputs, self.coords, 16, None)
 
@@ -135,9 +135,9 @@ def test_another_type_is_refused_since_it_would_rename_every_trial() -> None:
 def test_what_one_archive_cannot_hold_is_refused() -> None:
     room = Room(X, coords={"dimension": (1, 2, 3)})
     campaign = Campaign(config_of({"grid": {"scale": [0.5]}}), room)
-    with pytest.raises(ConfigError, match="'dimension' is both a parameter of the space and an axis"):
+    with pytest.raises(ConfigError, match="'dimension' is both a parameter and an axis"):
         campaign.grow(config_of({"grid": {"dimension": [1, 2]}}))
-    with pytest.raises(ConfigError, match=r"'x\.mean' is both a parameter of the space and an output"):
+    with pytest.raises(ConfigError, match=r"'x\.mean' is both a parameter and an output"):
         campaign.grow(config_of({"grid": {"x.mean": [1.0]}}))
     room.outputs = (replace(X, dtype="float64"),)
     with pytest.raises(ConfigError, match=r"output 'x' is float32 .* but float64"):

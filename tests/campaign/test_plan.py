@@ -41,7 +41,7 @@ class Describer:
         self.pilot, self.coords, self.by_use = pilot, dict(coords or {}), dict(by_use or {})
         self.asked: list[Group] = []
 
-    def __call__(self, group: Group) -> Schema:
+    def __call__(self, group: Group, first: Mapping[str, Any]) -> Schema:
         self.asked.append(group)
         return Schema(self.by_use.get(group.sampler, self.outputs), self.coords, 16, self.pilot)
 
@@ -333,7 +333,7 @@ def test_names_of_our_own_columns_are_refused(name: str) -> None:
 
 def test_an_axis_with_values_is_no_parameter() -> None:
     message = refused(config_of({"grid": {"dimension": [1, 2]}}), Describer(coords={"dimension": (1, 2, 3)}))
-    assert "'dimension' is both a parameter of the space and an axis" in message
+    assert "'dimension' is both a parameter and an axis" in message
     planned(config_of({"grid": {"dimension": [1, 2]}}))  # without values it is no array of the store
 
 

@@ -1,10 +1,12 @@
 """The local cluster: TLS for everyone, loopback only, credentials for the owner's eyes."""
 
 import os
+import re
 import socket
 import stat
 from pathlib import Path
 
+import dask
 import psutil
 import pytest
 from distributed import Client, Security
@@ -16,14 +18,14 @@ from staffa.experiment.environment import worker_environment
 from staffa.storage.workspace import Workspace
 
 
-def addresses_of_this_family() -> set[str]:
-    """Local addresses that this process and its children listen on."""
+def listened_on() -> set[tuple[str, int]]:
+    """Local addresses and ports that this process and its children listen on."""
     here = psutil.Process()
     found = set()
     for process in (here, *here.children(recursive=True)):
         for connection in process.net_connections(kind="inet"):
             if connection.status == psutil.CONN_LISTEN:
-                found.add(connection.laddr.ip)
+                found.add((connection.laddr.ip, connection.laddr.port))
     return found
 
 
@@ -38,6 +40,7 @@ def lane_threads(dask_worker) -> dict[str, int]:
 
 def test_only_the_campaigns_own_credentials_are_let_in(workspace: Workspace, tmp_path: Path) -> None:
     environment = worker_environment(False, "threefry2x32", tmp_path / "cache")
+    before = listened_on()  # a SLURM that other tests have brought up, say
     with local_pool(workspace, 1, environment, dashboard=False) as pool:
         members = pool.members()
         assert len(members) == 1
@@ -46,7 +49,7 @@ def test_only_the_campaigns_own_credentials_are_let_in(workspace: Workspace, tmp
         assert member.host == socket.gethostname()
         assert psutil.pid_exists(member.pid) and member.pid != os.getpid()
         assert pool.client.run(lane_threads) == {member.address: LANES}
-        assert addresses_of_this_family() == {"127.0.0.1"}
+        assert {address for address, _ in listened_on() - before} == {"127.0.0.1"}
 
         for target in (pool.client.scheduler.address, member.address):
             port = target.rpartition(":")[2]
@@ -71,6 +74,14 @@ def test_credentials_survive_a_restart_and_must_be_private(workspace: Workspace,
     with refused as caught, local_pool(workspace, 1, environment):
         pass
     assert "chmod" in caught.value.hint
+
+
+def test_the_dashboards_link_is_written_as_dask_was_told(workspace: Workspace, monkeypatch) -> None:
+    """As on a hub whose Dask configuration goes through jupyter-server-proxy."""
+    monkeypatch.setenv("STAND_IN_PREFIX", "/user/me/")
+    template = {"distributed.dashboard.link": "{STAND_IN_PREFIX}proxy/{port}/status"}
+    with dask.config.set(template), local_pool(workspace, 0, {}, port=0) as pool:
+        assert re.fullmatch(r"/user/me/proxy/\d+/status", pool.dashboard)
 
 
 def test_this_process_keeps_its_own_variables(workspace: Workspace, tmp_path: Path, monkeypatch) -> None:

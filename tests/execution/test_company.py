@@ -96,7 +96,7 @@ def campaign(workflow: Path, **sections: Any) -> Path:
         "sampling": {"draws": 4},
         "execution": {"batch": 4, "workers": 1},
         "storage": {"root": str(workflow / "runs")},
-        "cluster": {"dashboard_port": 0},
+        "cluster": {"dashboard": False},
         **sections,
     }
     path = workflow / "campaign.yaml"

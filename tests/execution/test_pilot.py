@@ -100,7 +100,7 @@ def declared(folder: Path, *uses: str, **sections: Any) -> Path:
         "space": space,
         "sampling": {"draws": 8} if "Plain" not in uses else {},
         "execution": {"workers": 2, "batch": 50, "retries": {"limit": 0}},
-        "cluster": {"dashboard_port": 0},
+        "cluster": {"dashboard": False},
     }
     (folder / "campaign.yaml").write_text(yaml.safe_dump(known | sections, sort_keys=False))
     return folder / "campaign.yaml"

@@ -18,13 +18,12 @@ from staffa.execution.bench import Order
 from staffa.execution.consolidate import Consolidation
 from staffa.execution.graph import batch_graph, reduce_graph
 from staffa.execution.prepare import load_plan, open_stores, plan_digest
-from staffa.execution.reduce import archive_layout
 from staffa.experiment.diagnostics import DIAGNOSTICS, diagnosed
 from staffa.experiment.protocol import SUMMARIES
+from staffa.rows import archive_layout
 from staffa.storage.books import fold
 from staffa.storage.workspace import Workspace
 from staffa.views.results import Results
-from staffa.views.stored import archive_columns
 
 MODEL = """
 import jax
@@ -54,7 +53,7 @@ def sealed(declared: staffa.Campaign) -> tuple[Workspace, Plan, list[dict[str, A
     order = Order(str(workspace.root), plan_digest(plan), plan.generation, 0, 0)
     batch_graph(order, plan.sampling).compute(scheduler="synchronous")
     archive = Consolidation(workspace, plan, plan_digest(plan), open_stores(workspace, plan))
-    seal = archive.order(plan.parts[0], fold(()), {})
+    seal = archive.order(plan.parts[0], fold(()))
     assert seal is not None
     receipt = reduce_graph(seal, plan.sampling.segments).compute(scheduler="synchronous")
     assert receipt["trials"] == plan.trials
@@ -102,7 +101,6 @@ def test_a_plan_keeps_them_and_one_of_old_has_its_own(tmp_path: Path) -> None:
         del group["extracts"]
     before = Plan.loads(json.dumps(old))
     assert before.summaries == ("count", "mean", "sd", "min", "max") and before.extracts() == ()
-    assert archive_layout(before).trials() == archive_columns(before).trials()
 
 
 def test_words_that_are_none_and_columns_that_clash_are_refused(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def chaos(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "campaign: {name: chaos}\nexperiment: {use: 'model.py:Chaos'}\n"
         "space:\n  - linspace: {scale: [0.1, 1.0, 10]}\n  - grid: {count: [3, 5, 13]}\n"
         "sampling: {draws: 8, thin: 2, discard: 1, warmup: 4}\n"
-        "execution: {segments: 2, batch: 12, width: 4, workers: 1}\ncluster: {dashboard_port: 0}\n"
+        "execution: {segments: 2, batch: 12, width: 4, workers: 1}\ncluster: {dashboard: false}\n"
     )
     run = staffa.run(folder / "campaign.yaml", set=[f"storage.root={folder / 'runs'}"], progress=False)
     assert run.ended.outcomes == {"ok": 20, "nan": 10}

@@ -108,8 +108,8 @@ def test_looking_again_at_once_costs_nothing() -> None:
     watch = Watch(None)
     watch.note(flight(W1, 0, 0.0), receipt(1.0), 0.0)
     first = watch.facts([flight(W1, 1, 0.0)], 100.0)
-    assert watch.facts([], 101.0) is first
-    assert watch.facts([], 102.5)["batches"] == []
+    assert watch.facts([flight(W1, 2, 0.0)], 101.0) is first
+    assert watch.facts([], 101.5)["batches"] == [], "where nothing is in flight, nothing is slow"
     assert watch.facts([flight(W1, 1, 0.0)], 50.0)["batches"], "a clock that was set back puts nothing off"
 
 
@@ -143,7 +143,7 @@ def test_a_batch_that_hangs_is_seen_while_it_does(tmp_path: Path, monkeypatch: p
     (tmp_path / "campaign.yaml").write_text(
         "campaign: {name: gate}\nexperiment: {use: 'model.py:Gate'}\n"
         f"space: [{{grid: {{n: [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]}}}}, {{grid: {{gate: ['{gate}']}}}}]\n"
-        "execution: {batch: 1, workers: 1}\ncluster: {dashboard_port: 0}\n"
+        "execution: {batch: 1, workers: 1}\ncluster: {dashboard: false}\n"
     )
     seen: list[Mapping[str, Any]] = []
 

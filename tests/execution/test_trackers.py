@@ -146,7 +146,7 @@ def test_a_process_that_died_is_followed_by_one_that_knows(place: Scene) -> None
         ("tracker.py:Diary", {"colour": "red"}, "Diary has no option 'colour'"),
         ("tracker.py:Diary", {"loud": "very"}, "trackers[0].loud: 'very'"),
         ("tracker.py:Half", {}, "is no tracker"),
-        ("tracker.py:Lacking", {}, "has no class 'Lacking'"),
+        ("tracker.py:Lacking", {}, "has no class or function 'Lacking'"),
         ("gone.py:Diary", {}, "there is no file 'gone.py'"),
         ("mlfow", {}, "there is no plug-in 'mlfow'"),
     ],

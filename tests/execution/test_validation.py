@@ -117,7 +117,7 @@ seeds: {global_seed: 4}
     ("override", "field", "text"),
     [
         ("seeds.global=1", "seeds.global", "unknown key"),
-        ("experiment.use=model.py:Wlak", "experiment.use", "has no class 'Wlak'"),
+        ("experiment.use=model.py:Wlak", "experiment.use", "has no class or function 'Wlak'"),
         ("experiment={use: model.py:Misnamed}", "", "dims['xx']: step records no output 'xx'"),
         ("archive.partition_by=[sclae]", "archive.partition_by", "'sclae' is not a parameter"),
         ("space=[{grid: {scale: [1.0, 1.0]}}]", "space", "point 1 repeats point 0"),

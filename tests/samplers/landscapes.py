@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from itertools import product
 
 import jax
@@ -119,21 +120,25 @@ def chi_square(target, sequences, probabilities):
 
 def drawn(sampler, steps, params=None, seed=0, every=None):
     """Outputs of a sampler's last step; of every `every`-th step with an axis for them first."""
-    params = params or {}
+    found = _drawing(sampler, steps, every or steps)(jax.random.key(seed), params or {})
+    outputs = {name: np.asarray(value) for name, value in found.items()}
+    return outputs if every else {name: value[0] for name, value in outputs.items()}
 
-    def one(state, key):
-        return sampler.step(key, state, params)
 
-    def last(state, keys):
-        state, outputs = jax.lax.scan(one, state, keys)
-        return state, jax.tree.map(lambda value: value[-1], outputs)
-
+@functools.cache
+def _drawing(sampler, steps, every):
     @jax.jit
-    def all_of_them(key):
+    def all_of_them(key, params):
+        def one(state, key):
+            return sampler.step(key, state, params)
+
+        def last(state, keys):
+            state, outputs = jax.lax.scan(one, state, keys)
+            return state, jax.tree.map(lambda value: value[-1], outputs)
+
         beginning, going = jax.random.split(key)
         state = sampler.initialize(beginning, params)
-        keys = jax.random.split(going, (steps // (every or steps), every or steps))
+        keys = jax.random.split(going, (steps // every, every))
         return jax.lax.scan(last, state, keys)[1]
 
-    outputs = {name: np.asarray(value) for name, value in all_of_them(jax.random.key(seed)).items()}
-    return outputs if every else {name: value[0] for name, value in outputs.items()}
+    return all_of_them

@@ -16,7 +16,7 @@ from staffa.testing import check_experiment
 Scaled = density(lambda x, scale: -0.5 * jnp.sum((x / scale) ** 2), x=real(2))
 
 
-def test_it_conforms():
+def test_it_conforms(fully_compiled):
     check_experiment(
         Mala, [{"scale": 1.0}, {"scale": 0.5}], options={"target": Scaled(), "chains": 2, "warmup": 25},
         warmup=25, nan={"scale": float("nan")}, x64=(True,),

@@ -87,7 +87,7 @@ def test_a_funnel_is_wide_when_white_and_warns_when_not():
     check_moments(white["x"][..., 0] * np.exp(-white["v"] / 2), 0.0, 1.0)
     assert not white["divergent"].any()
 
-    plain = of_one(drawn(Nuts(Funnel(5), warmup=300, chains=4), 1200))
+    plain = of_one(drawn(Nuts(Funnel(5), warmup=300, chains=4, max_num_doublings=7), 1200))
     assert plain["divergent"].mean() > 0.001
     assert bfmi(plain["energy"]).min() < 0.5 < bfmi(white["energy"]).min()
     # the neck is missed: what the warnings are about

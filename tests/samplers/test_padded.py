@@ -52,7 +52,7 @@ def test_the_fitness_is_the_member_s_own_whatever_stands_behind_it(genes):
     rows = sequences(target)
     for number, member in enumerate(genes.values()):
         found = fitness(rows, {"protein": jnp.int32(number)})
-        expected = jax.vmap(lambda x, member=member: member.fitness(x, {}))(rows[:, : member.length])
+        expected = jax.jit(jax.vmap(lambda x, member=member: member.fitness(x, {})))(rows[:, : member.length])
         agree(found, expected, genes)
         assert (found[1]["sites"] == member.length).all()
         assert len(set(np.asarray(expected[0]).tolist())) > 1
@@ -100,8 +100,9 @@ def test_landscapes_tabulated_and_not(k):
     assert tabulated == (k < 5)
     fitness = jax.jit(target.fitness)
     for number, one in enumerate(members.values()):
+        alone = jax.jit(one.fitness)
         for x in sequences(target, 3):
-            agree(fitness(x, {"member": number}), one.fitness(x[: one.length], {}), members)
+            agree(fitness(x, {"member": number}), alone(x[: one.length], {}), members)
 
 
 def test_backbones_of_one_bucket():
@@ -178,11 +179,16 @@ class Own(Coupled):
 TWO = {"small": Own(2, 3, seed=5), "large": Own(3, 3, seed=6)}
 
 
+@pytest.fixture(scope="module")
+def of_two():
+    return Gibbs(Padded(bucket=4, **TWO), chains=6_000)
+
+
 @pytest.mark.parametrize("number", [0, 1])
-def test_draws_are_of_the_member_s_law_and_padding_is_uniform(number):
+def test_draws_are_of_the_member_s_law_and_padding_is_uniform(number, of_two):
     """Gibbs, long after a uniform start: the member's own sites against all its sequences."""
-    target, own = Padded(bucket=4, **TWO), list(TWO.values())[number]
-    outputs = drawn(Gibbs(target, chains=6_000), steps=20, params={"member": jnp.int32(number)})
+    own = list(TWO.values())[number]
+    outputs = drawn(of_two, steps=20, params={"member": jnp.int32(number)})
     x = np.asarray(outputs["sequence"]).reshape(-1, 4)
     places = x[:, : own.length] @ 3 ** np.arange(own.length)[::-1]
     expected = law(own, 1.0) * len(x)
@@ -190,27 +196,32 @@ def test_draws_are_of_the_member_s_law_and_padding_is_uniform(number):
     assert chisquare(np.bincount(x[:, -1], minlength=3)).pvalue > FALSE_ALARM
 
 
-@pytest.mark.parametrize("number", [0, 1])
-def test_log_z_is_the_member_s_own(number):
-    """The mean of exp F over the member's sequences, of 100 estimates within 4 of their standard errors."""
-    target, own = Padded(bucket=4, **TWO), list(TWO.values())[number]
+@pytest.fixture(scope="module")
+def estimates():
+    """log_z of many keys, of a member."""
+    target = Padded(bucket=4, **TWO)
     sampler = SMC(target, population=64, schedule=Linear(0.25, steps=4), kernel=GibbsKernel())
-    params = {"member": jnp.int32(number)}
 
-    def once(key):
-        start, *steps = jax.random.split(key, 5)
+    def once(key, params):
+        start, going = jax.random.split(key)
         state = sampler.initialize(start, params)
-        for step in steps:
-            state, told = sampler.step(step, state, params)
-        return told["log_z"]
+        _, told = jax.lax.scan(lambda state, key: sampler.step(key, state, params), state, jax.random.split(going, 4))
+        return told["log_z"][-1]
 
-    z = np.exp(np.asarray(jax.jit(jax.vmap(once))(jax.random.split(jax.random.key(8), 100)), float))
+    return jax.jit(jax.vmap(once, (0, None)))
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_log_z_is_the_member_s_own(number, estimates):
+    """The mean of exp F over the member's sequences, of 100 estimates within 4 of their standard errors."""
+    own, keys = list(TWO.values())[number], jax.random.split(jax.random.key(8), 100)
+    z = np.exp(np.asarray(estimates(keys, {"member": jnp.int32(number)}), float))
     every = jnp.stack(jnp.meshgrid(*[jnp.arange(3)] * own.length, indexing="ij"), -1).reshape(-1, own.length)
     exact = np.exp(np.asarray(jax.vmap(lambda x: own.fitness(x, {})[0])(every), float)).mean()
     assert abs(z.mean() - exact) < 4 * z.std() / 10
 
 
-def test_it_conforms():
+def test_it_conforms(fully_compiled):
     members = {"a": Nk(3, 1, 3, seed=2), "b": Nk(5, 1, 3, seed=2)}
     rows = [{"member": number, "beta": 1.0} for number in (0, 1, 1)]
     options = {"target": Padded(bucket=5, **members), "chains": 2}

@@ -6,7 +6,7 @@ standard errors, so one right variant in 370 would fail at another seed. Seeds a
 
 from __future__ import annotations
 
-from functools import reduce
+from functools import cache, reduce
 from itertools import product
 from typing import Any
 
@@ -45,7 +45,7 @@ class Table(Discrete):
         return jnp.asarray(PIECES)[(slice(None), *x)]
 
 
-def runs(sampler: SMC, steps: int, params: Any = None, seeds: int = SEEDS) -> dict[str, np.ndarray]:
+def runs(sampler: SMC, steps: int, params: Any = None) -> dict[str, np.ndarray]:
     """Outputs of all steps for all seeds, (seeds, steps, …): one program."""
     values = params or {}
 
@@ -57,7 +57,7 @@ def runs(sampler: SMC, steps: int, params: Any = None, seeds: int = SEEDS) -> di
 
         return jax.lax.scan(step, sampler.initialize(begin, values), jnp.arange(steps))[1]
 
-    found = jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(11), seeds))
+    found = jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(11), SEEDS))
     return jax.tree.map(lambda leaf: np.asarray(leaf, float), found)
 
 
@@ -230,10 +230,14 @@ POSITIONS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+@cache
+def positions(name: str, steps: int = 25) -> dict[str, np.ndarray]:
+    return runs(SMC(Conjugate(), **POSITIONS[name]), steps)
+
+
 @pytest.mark.parametrize("name", POSITIONS)
 def test_evidence_and_posterior_of_positions(name: str) -> None:
-    sampler = SMC(Conjugate(), **POSITIONS[name])
-    found = runs(sampler, 10)
+    found = positions(name) if name == "pretuned-random_walk" else positions(name, 10)
     log_z, mean, deviation = Conjugate().truth()
     check_z(found, log_z)
     assert (found["beta"][:, -1] == 1).all()
@@ -245,7 +249,7 @@ def test_evidence_and_posterior_of_positions(name: str) -> None:
 
 def test_pretuning_finds_a_step_size_that_moves() -> None:
     """From a thousandth of what is good: acceptance falls from nearly 1, particles begin to move."""
-    found = runs(SMC(Conjugate(), **POSITIONS["pretuned-random_walk"]), 25, seeds=20)
+    found = positions("pretuned-random_walk")
     assert found["step_size"][:, 0].mean() < 0.1
     assert 0.5 < found["step_size"][:, -1].mean() < 5
     assert 0.2 < found["acceptance"][:, -1].mean() < 0.7

@@ -34,11 +34,12 @@ def test_one_step_is_one_of_adam():
     state = sampler.initialize(jax.random.key(0), params)
     adam, logits = optax.adam(0.05), state.logits[0]
     memory = adam.init(logits)
+    slope, step = jax.jit(jax.grad(sampler.loss)), jax.jit(sampler.step)
     for _ in range(3):
-        gradient = jax.grad(sampler.loss)(logits, params)
+        gradient = slope(logits, params)
         update, memory = adam.update(gradient, memory)
         logits = optax.apply_updates(logits, update)
-        state, _ = sampler.step(jax.random.key(0), state, params)
+        state, _ = step(jax.random.key(0), state, params)
     np.testing.assert_allclose(state.logits[0], logits, rtol=1e-5)
 
 

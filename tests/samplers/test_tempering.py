@@ -82,9 +82,9 @@ def truth(beta):
 )
 def test_positions_at_every_island_are_of_their_law(kernel, step_size):
     """All begin in the lesser peak; hot islands start where the prior alone counts (beta 0)."""
-    betas, chains = [0.0, 0.02, 0.08, 0.3, 1.0], 1_000
+    betas, chains = [0.0, 0.02, 0.08, 0.3, 1.0], 800
     options = {"kernel": kernel, "step_size": step_size, "moves": 3 if kernel == "hmc" else 12, "keep": "all"}
-    outputs = drawn(ParallelTempering(Peaks(), betas, chains=chains, **options), steps=150)
+    outputs = drawn(ParallelTempering(Peaks(), betas, chains=chains, **options), steps=100)
     for island, beta in enumerate(betas):
         mean, above = truth(beta)
         found, x = outputs["log_likelihood"][:, island], outputs["x"][:, island, 0]

@@ -42,8 +42,8 @@ def warmed(sampler, keys):
 
 
 @pytest.mark.parametrize(("mass", "steps"), [("diagonal", 10), ("diagonal", 200), ("dense", 40)])
-def test_it_takes_the_steps_that_blackjax_takes(mass, steps):
-    """10 steps have no window, 40 have one that is squeezed, 200 have two."""
+def test_it_takes_the_steps_that_blackjax_takes(mass, steps, fully_compiled):
+    """10 steps have no window, 40 have one that is squeezed, 200 have two. Both have to be rounded alike."""
     sampler = Hmc(TARGET, step_size=0.3, num_integration_steps=4, warmup=steps, mass=mass)
     keys = jax.random.split(jax.random.key(3), steps)
     begin, state = warmed(sampler, keys)
@@ -67,10 +67,10 @@ def test_the_schedule_is_stan_s():
 
 
 @pytest.mark.parametrize("make", [
-    lambda: Nuts(TARGET, warmup=60, chains=2), lambda: Hmc(TARGET, warmup=60, chains=2, mass="dense"),
-    lambda: Mala(TARGET, warmup=60, chains=2),
-], ids=["nuts", "hmc", "mala"])  # fmt: skip
+    lambda: Hmc(TARGET, warmup=60, chains=2, mass="dense"), lambda: Mala(TARGET, warmup=60, chains=2),
+], ids=["with a mass", "without"])  # fmt: skip
 def test_a_warm_up_cut_in_pieces_and_put_on_disk_is_the_same(make, tmp_path):
+    """All gradient samplers warm up alike, and keep the same state."""
     sampling = Sampling(draws=4, warmup=60)
     program = Program(Lane(make(), Spec("it", "", (), (), sampling)), 3, tmp_path)
     words = np.random.default_rng(5).integers(0, 2**32, (3, KEY_WORDS), np.uint32)

@@ -124,7 +124,7 @@ def workflow(
     section = {
         "kind": "slurm",
         "interface": "lo",
-        "dashboard_port": 0,
+        "dashboard": False,
         "poll": {"initial": "1s", "maximum": "5s"},
         "driver": {"partition": "cpu", "memory": "1GiB"},
         "defaults": {"cores": 1, "memory": "1GiB"},

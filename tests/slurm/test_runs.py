@@ -65,6 +65,8 @@ def test_the_protein_campaign_on_four_gpus_equals_the_local_run(
         order = [(name, "ascending") for name in ("trial", "chain", "draw") if name in there.column_names]
         assert there.sort_by(order).equals(here.sort_by(order)), table
     events = list(history(remote.root))
+    (started,) = [e for e in events if e["event"] == "run_started"]
+    assert started["dashboard"].startswith("http://127.0.0.1:"), "the page has no login, and stays on this host"
     who = {e["address"]: e for e in events if e["event"] == "worker_joined" and e["pool"] == "gpu"}
     shares = Counter(e["worker"] for e in events if e["event"] == "batch_settled")
     total = sum(shares.values())

@@ -31,7 +31,7 @@ from staffa.storage.archive import (
     partition_text,
     sealed_trials,
 )
-from staffa.storage.hot import ArrayLayout
+from staffa.storage.layouts import ArrayLayout
 from staffa.storage.tables import (
     ArchiveLayout,
     Block,
@@ -73,7 +73,7 @@ def block_of(
     return Block(
         [f"{first + row:032x}" for row in range(rows)], np.arange(rows), sampler,
         given if parameters is None else parameters, np.full(rows, Outcome.OK, np.uint8),
-        np.full(rows, 0.25, np.float32), outputs, {layout.name: layout for layout in layouts}, draws is not None,
+        np.full(rows, 0.25, np.float32), outputs, {layout.name: layout for layout in layouts}, draws,
     )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from staffa.storage.extracts import ExtractLayout, extract_columns, extract_field
-from staffa.storage.hot import ArrayLayout
+from staffa.storage.layouts import ArrayLayout
 from staffa.storage.tables import (
     ArchiveLayout,
     Block,
@@ -116,7 +116,7 @@ def block(draws: int | None = 20) -> Block:
         found[layout.name] = (9 * random.normal(size=shape)).astype(layout.dtype)
     return Block(
         [f"{row:032x}" for row in range(ROWS)], np.arange(ROWS), "walk", {}, np.full(ROWS, Outcome.OK, np.uint8),
-        np.zeros(ROWS, np.float32), found, {one.name: one for one in (THETA, ENERGY, STEPS, MASS)}, draws is not None,
+        np.zeros(ROWS, np.float32), found, {one.name: one for one in (THETA, ENERGY, STEPS, MASS)}, draws,
     )  # fmt: skip
 
 

@@ -21,15 +21,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from staffa.errors import WorkspaceError
-from staffa.storage.hot import (
-    INNER_BYTES,
-    ArrayLayout,
-    GroupLayout,
-    HotStore,
-    committed_batches,
-    damaged,
-    inner_chunks,
-)
+from staffa.storage.creation import INNER_BYTES, inner_chunks
+from staffa.storage.hot import HotStore, committed_batches
+from staffa.storage.layouts import ArrayLayout, GroupLayout
 from staffa.trial import Outcome
 
 X = ArrayLayout("x", "float32", (3,), ("dimension",))
@@ -219,7 +213,7 @@ def test_a_write_that_fails_leaves_the_shard_as_it_was(
         patch.setattr(os, "fsync", full) if moment == "fsync" else patch.setattr(Path, "replace", full)
         with pytest.raises(OSError, match="No space"):
             store.write("x", 0, 0, data_of(store.layout, X, 9, 9), scratch)
-    assert store.chunk("x", 0, 0).read_bytes() == before and not damaged(store, 0)
+    assert store.chunk("x", 0, 0).read_bytes() == before and not store.damaged(0)
     # What the failed write left in the scratch array must not come up again.
     store.write("x", 0, 0, np.full(store.layout.shard(X), np.nan, "float32"), scratch)
     assert not store.chunk("x", 0, 0).exists()
@@ -234,7 +228,7 @@ def test_a_shard_of_nothing_but_fill_is_not_stored_and_read_back_as_fill(store: 
             assert not store.chunk(array.name, 1, segment).exists()
             assert store.checksum(array.name, 1, segment) == 0
     commit(store, 1, Outcome.RAISED)
-    assert damaged(store, 1) == []
+    assert store.damaged(1) == []
     assert (HotStore.open(store.path).read("flag", 1) == False).all()  # noqa: E712
     assert np.isnan(store.read("x", 1)).all()
 
@@ -322,10 +316,12 @@ def test_a_batch_is_there_once_it_is_marked_and_not_before(store: HotStore, scra
 
 def test_the_mark_is_the_last_thing_written(store: HotStore, monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
-    from staffa.storage import files
+    from staffa.storage import hot
 
-    real = files.write_aside
-    monkeypatch.setattr(files, "write_aside", lambda path, data: (order.append(path.parent.name), real(path, data)))
+    real = hot.write_aside
+    monkeypatch.setattr(
+        hot, "write_aside", lambda path, *rest, **how: (order.append(path.parent.name), real(path, *rest, **how))
+    )
     commit(store, 0)
     assert order[-1] == "status" and sorted(order) == ["checksum", "seconds", "status"]
 
@@ -385,7 +381,7 @@ def test_damaged_shards_are_found_by_their_checksums(store: HotStore, scratch: P
         store.write("nest.spin", 1, 1, empty, scratch)
         commit(store, 1)
         shard.write_bytes(whole)
-    assert damaged(store, 1) == ["nest.spin"] and damaged(store, 0) == []
+    assert store.damaged(1) == ["nest.spin"] and store.damaged(0) == []
 
 
 # ---- creation

@@ -50,6 +50,7 @@ def test_the_list_is_there_whole_or_not_at_all(path: Path, monkeypatch: pytest.M
     with pytest.raises(OSError, match="No space"):
         write_roster(path, DIGESTS[:1], {})
     assert path.read_bytes() == before and len(list(path.parent.iterdir())) == 1
+    assert find_trial(path, "12" * 16)["row"] == 0, "the list is searched where its names are not there"  # type: ignore[index]
     assert pq.read_schema(path).names == ["index", "trial", "row", "scale", "kind", "on"]
 
 

@@ -267,7 +267,7 @@ REST = tuple(name for name in MOMENTS if name not in CORE)
     ("names", "orphans"),
     [
         pytest.param(CORE, False, id="core"),
-        pytest.param(REST, True, id="rest, workers outlive their driver", marks=pytest.mark.slow),
+        pytest.param(REST, True, id="rest, workers outlive their driver", marks=pytest.mark.soak),
     ],
 )
 def test_gauntlet(lab, undisturbed, names, orphans):

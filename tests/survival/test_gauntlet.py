@@ -11,7 +11,7 @@ import pytest
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "gauntlet.py"
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_gauntlet():
     words = ["--trials", "2000", "--worker-kills", "3", "--driver-kills", "2", "--retries", "1", "--backoff", "2s"]
     done = subprocess.run([sys.executable, SCRIPT, *words], capture_output=True, text=True, timeout=1800)

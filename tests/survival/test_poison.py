@@ -10,7 +10,7 @@ from survival.accidents import assert_whole, failed, table
 FINE, RAISES, NAN, HANGS, KILLS, MENDED = range(6)
 
 
-@pytest.mark.parametrize("model", ["Poison", pytest.param("PlainPoison", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("model", ["Poison", pytest.param("PlainPoison", marks=pytest.mark.soak)])
 def test_poisoned_trials(lab, model):
     campaign = lab.poisoned(
         model, {5: RAISES, 20: NAN, 37: HANGS, 50: KILLS},

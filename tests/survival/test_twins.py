@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from staffa.storage.hot import ArrayLayout, GroupLayout, HotStore
+from staffa.storage.hot import HotStore
+from staffa.storage.layouts import ArrayLayout, GroupLayout
 from survival.accidents import assert_checksums, assert_same, assert_whole, eventually, gone, hot_files, status
 
 
@@ -16,7 +17,7 @@ from survival.accidents import assert_checksums, assert_same, assert_whole, even
     "path",
     [
         pytest.param(r"/g0\.zarr/x/c\.\d+\.1\.0$", id="write"),
-        pytest.param(r"/g0\.zarr/status/c\.\d+$", id="commit", marks=pytest.mark.slow),
+        pytest.param(r"/g0\.zarr/status/c\.\d+$", id="commit", marks=pytest.mark.soak),
     ],
 )
 def test_a_stopped_writer_and_its_twin(lab, undisturbed, path):

@@ -213,6 +213,34 @@ def test_widget(notebook: list[Any], clock: Clock) -> None:
     assert (display.bar.value, display.bar.bar_style) == (1000, "success")
 
 
+@pytest.mark.parametrize(
+    ("installed", "prefix", "link", "seen"),
+    [
+        (False, "", "http://127.0.0.1:8787/status", "http://127.0.0.1:8787/status"),
+        (True, None, "http://127.0.0.1:8787/staffa", "/proxy/8787/staffa"),
+        (True, "/user/me/", "http://localhost:38123/status", "/user/me/proxy/38123/status"),
+        (True, "/user/me/", "/hub/elsewhere/proxy/8787/status", "/hub/elsewhere/proxy/8787/status"),
+        (True, None, "http://node7:8787/status", "http://node7:8787/status"),
+    ],
+)
+def test_the_dashboard_through_jupyter_server_proxy(
+    notebook: list[Any],
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+    installed: bool,
+    prefix: str | None,
+    link: str,
+    seen: str,
+) -> None:
+    monkeypatch.setattr(live.importlib.util, "find_spec", lambda name: object() if installed else None)
+    monkeypatch.delenv("JUPYTERHUB_SERVICE_PREFIX", raising=False)
+    if prefix is not None:
+        monkeypatch.setenv("JUPYTERHUB_SERVICE_PREFIX", prefix)
+    display = WidgetDisplay(1000, ROOT, clock)
+    display.figures(figures(dashboard=link))
+    assert f'href="{seen}"' in display.line.value
+
+
 def test_no_ipywidgets_falls_back_to_lines(notebook: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live.importlib.util, "find_spec", lambda name: None)
     assert isinstance(live._chosen(10, ROOT, 1.0), PlainDisplay)
@@ -236,11 +264,27 @@ def test_rich(monkeypatch: pytest.MonkeyPatch) -> None:
         assert piece in text, piece
 
 
+@pytest.mark.parametrize(("width", "beside"), [(44, False), (80, True), (200, True)])
+def test_the_bar_fits_its_terminal(width: int, beside: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rich.console import Console
+
+    out = io.StringIO()
+    monkeypatch.setattr("rich._console", Console(file=out, width=width, force_terminal=True, color_system=None))
+    display = RichDisplay(1000, ROOT)
+    display.figures(figures(lagging={"slow": 2, "stuck": 1, "batches": []}))
+    display.close()
+    last = out.getvalue().split("runs/v1.0_walk")[-1].splitlines()
+    assert max(len(line) for line in last) <= width
+    assert ("25 %  250/1,000 trials  125 trials/s  ETA 6 s" in last[1]) == beside
+    assert beside or last[2].rstrip() == "25 %, 250/1,000 trials, 125 trials/s, ETA 6"
+    assert "nan 2, raised 1, parts 2/8 sealed, 2 slow, 1 stuck" in " ".join(line.strip() for line in last)
+
+
 def test_a_real_run_is_followed(mixed: Any, mixed_events: list[dict[str, Any]], screen: Screen) -> None:
     reporter = _Reporter(screen, Clock())
     for event in mixed_events:
         reporter(event)
-    assert screen.notices[0].startswith("started with 1 worker, dashboard http://127.0.0.1:")
+    assert screen.notices[0].startswith("started with 1 worker")
     assert any("ValueError: no value at scale 2.0" in text for text in screen.notices)
     assert sentence(screen.seen[-1]).startswith("48/48 trials, 100 %, nan 8, raised 4")
 

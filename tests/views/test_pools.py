@@ -17,8 +17,8 @@ from staffa.storage.workspace import Workspace
 from staffa.views import live
 from staffa.views.pools import EVENTS, explain_pool, pool_sheet
 from staffa.views.readings import sentence, tunnel
-from staffa.views.report import as_json, status_sheet
 from staffa.views.sheet import plain
+from staffa.views.sheets import as_json, status_sheet
 
 Event = dict[str, Any]
 T0 = 1_700_000_000.0

@@ -80,7 +80,7 @@ def test_params(results: Results) -> None:
     assert "scale" in params and "scale" in dir(params) and len(params) == 5
     with pytest.raises(AttributeError, match="did you mean 'scale'"):
         params.scael  # noqa: B018
-    with pytest.raises(ConfigError, match="no parameter 'scael'"):
+    with pytest.raises(ConfigError, match="params has no 'scael'"):
         params["scael"]
 
 

@@ -17,7 +17,8 @@ from staffa.errors import ConfigError, PluginError, WorkspaceError
 from staffa.storage.ledger import history
 from staffa.storage.workspace import Workspace
 from staffa.telemetry import stamped
-from staffa.views.lagging import lagging, lagging_lines
+from staffa.views.lagging import lagging_lines
+from staffa.views.readings import lagging
 from staffa.views.telemetry import STATISTICS, render, schema_text, statistics, telemetry_facts
 
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from staffa.storage.lease import Lease
 from staffa.storage.workspace import Workspace
-from staffa.views.report import as_json
 from staffa.views.sheet import plain
+from staffa.views.sheets import as_json
 from staffa.views.usage import PARTS, hours, usage_facts, usage_sheet
 
 T0 = 1_700_000_000.0

@@ -101,7 +101,7 @@ def test_a_campaign_is_followed(uri: str, client: Any, tmp_path: Path) -> None:
     )
     (tmp_path / "campaign.yaml").write_text(
         "campaign: {name: followed}\nexperiment: {use: 'model.py:Line'}\nspace: [{linspace: {p: [0.0, 1.0, 8]}}]\n"
-        "sampling: {draws: 2}\nexecution: {batch: 2, workers: 1}\ncluster: {dashboard_port: 0}\n"
+        "sampling: {draws: 2}\nexecution: {batch: 2, workers: 1}\ncluster: {dashboard: false}\n"
         f"trackers: [{{use: 'mlflow_tracker.py:MlflowTracker', uri: '{uri}'}}]\n"
     )
     run = staffa.run(tmp_path / "campaign.yaml", set=[f"storage.root={tmp_path / 'runs'}"], progress=False)

@@ -299,12 +299,9 @@ def test_the_campaign_has_2016_trials_and_a_program_an_organism():
     assert {group.partition["organism"] for group in plan.groups} == model.ORGANISMS.keys()
 
 
-def test_the_smoke_profile_runs_and_answers(tmp_path):
-    campaign = staffa.load(
-        WORKFLOW / "campaign.yaml", profile="smoke",
-        set=[f"storage.root={tmp_path}", "execution.workers=1", "cluster.dashboard=false"],
-    )  # fmt: skip
-    run = staffa.run(campaign, progress=False, allow_dirty=True)
+def test_the_smoke_profile_runs_and_answers(tmp_path, workers):
+    campaign = staffa.load(WORKFLOW / "campaign.yaml", profile="smoke", set=[f"storage.root={tmp_path}"])
+    run = staffa.run(campaign, client=workers, progress=False, allow_dirty=True)
     assert run.ended.exit_code == 0
 
     # 2 organisms x 2 temperatures x 2 replicates, 10 draws each

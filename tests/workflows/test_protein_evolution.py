@@ -31,15 +31,16 @@ PROTEINS = {
 }
 
 
-def ran(name, tmp_path, *overrides):
-    """A smoke run: the run, and the receipts of its batches in the order they were settled."""
+def ran(name, tmp_path, workers, *overrides):
+    """A smoke run: the run, and the receipts of its batches in the order they were settled.
+
+    Without `workers` in a process of its own, which counts what it compiles.
+    """
     events = []
+    own = [f"storage.root={tmp_path}", "execution.workers=1", "cluster.dashboard=false"]
     run = staffa.run(
-        staffa.load(
-            WORKFLOW / f"{name}.yaml", profile=f"{name}-smoke",
-            set=[f"storage.root={tmp_path}", "execution.workers=1", "cluster.dashboard=false", *overrides],
-        ),
-        progress=False, allow_dirty=True, listeners=[lambda event: events.append(dict(event))],
+        staffa.load(WORKFLOW / f"{name}.yaml", profile=f"{name}-smoke", set=[*own, *overrides]),
+        client=workers, progress=False, allow_dirty=True, listeners=[lambda event: events.append(dict(event))],
     )  # fmt: skip
     assert run.ended.exit_code == 0
     return run, [event for event in events if event["event"] == "batch_settled"]
@@ -107,7 +108,7 @@ def test_an_unknown_residue_is_refused_at_plan_with_its_place(tmp_path):
 def test_three_proteins_of_a_bucket_are_compiled_once(tmp_path, monkeypatch):
     """evolution: each batch has one protein, and only the first batch of a schedule to begin compiles anything."""
     monkeypatch.setenv("STAFFA_CACHE", str(tmp_path / "cache"))
-    run, receipts = ran("evolution", tmp_path, "execution.batch=2")
+    run, receipts = ran("evolution", tmp_path, None, "execution.batch=2")
     compiles = {}
     for receipt in receipts:
         compiles.setdefault(receipt["batch"].partition("/")[0], []).append(receipt["compiles"])
@@ -128,8 +129,8 @@ def test_three_proteins_of_a_bucket_are_compiled_once(tmp_path, monkeypatch):
     assert 0 < min(rows["beta"]) <= max(rows["beta"]) <= 1
 
 
-def test_parallel_tempering_runs(tmp_path):
-    run, receipts = ran("tempering", tmp_path)
+def test_parallel_tempering_runs(tmp_path, workers):
+    run, receipts = ran("tempering", tmp_path, workers)
     assert {word: count for receipt in receipts for word, count in receipt["outcomes"].items()} == {"ok": 6}
     rows = run.query('select protein, chain, draw, fitness, "fitness.cai" as cai, "fitness.nk" as nk, '
                      '"fitness.stops" as stops, beta from draws')  # fmt: skip
@@ -140,8 +141,8 @@ def test_parallel_tempering_runs(tmp_path):
     np.testing.assert_allclose(rows["beta"][0], [0.1, 0.4, 0.7, 1.0], rtol=1e-6)
 
 
-def test_gibbs_runs_and_leaves_no_stop_codons(tmp_path):
-    run, _ = ran("gibbs", tmp_path)
+def test_gibbs_runs_and_leaves_no_stop_codons(tmp_path, workers):
+    run, _ = ran("gibbs", tmp_path, workers)
     rows = run.query('select protein, sequence, "fitness.stops" as stops, "fitness.sites" as sites from draws '
                      "where draw = 4")  # fmt: skip
     assert len(rows) == 3 * 2 * 2
@@ -154,7 +155,7 @@ def test_gibbs_runs_and_leaves_no_stop_codons(tmp_path):
 
 def test_genes_are_designed_for_a_backbone(tmp_path, monkeypatch):
     monkeypatch.setenv("STAFFA_CACHE", str(tmp_path / "cache"))
-    run, receipts = ran("design", tmp_path, "execution.batch=1")
+    run, receipts = ran("design", tmp_path, None, "execution.batch=1")
     # ProteinMPNN is compiled with the sampler, once for the bucket of its backbone.
     assert [receipt["compiles"] > 0 for receipt in receipts] == [True, False]
     rows = run.query(

@@ -5,15 +5,16 @@ from __future__ import annotations
 import contextlib
 import math
 import random
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from staffa.api.holding import alive, ask, driven
-from staffa.errors import ConfigError
+from staffa.api.holding import alive, ask, disk_told, driven
+from staffa.errors import ConfigError, WorkspaceError
 from staffa.storage.ledger import Ledger
 from staffa.storage.states import State
-from staffa.storage.workspace import Workspace
+from staffa.storage.workspace import Workspace, absolute
 from staffa.trial import DIGEST_BYTES
 
 if TYPE_CHECKING:
@@ -67,6 +68,28 @@ def expand(
     return _changed(workspace, lambda: propose(workspace, declaration, back=readmit), dry_run)
 
 
+def grow(workspace: Workspace, growth: Mapping[str, Any]) -> int:
+    """Have a campaign grow that nobody drives, as `expand` does it; returns how many trials are to be run now.
+
+    Arguments:
+    - `growth`: `space`, `replicates`, `inputs`, as for `expand`, or `points` instead of a space. What names no trial
+      that is new changes nothing.
+    """
+    from staffa.execution.growing import lengthened, propose, redeclared
+
+    others = {name: value for name, value in growth.items() if name != "points"}
+    if growth.get("points"):
+        others["space"] = lengthened(workspace, growth["points"])
+    declaration = redeclared(workspace, **others)
+    made = [propose(workspace, declaration)]
+    if not made[0].facts["added"] + made[0].facts["readmitted"]:
+        return 0
+    done = _changed(workspace, lambda: made.pop() if made else propose(workspace, declaration), dry_run=False)
+    if not done["done"]:
+        raise WorkspaceError(f"{workspace.root} cannot grow: {done['why']}", f"staffa resume {workspace.root}")
+    return int(done["added"]) + int(done["readmitted"])
+
+
 def shrink(
     root: str | Path,
     campaign: str | Path | None = None,
@@ -102,6 +125,56 @@ def shrink(
         workspace, campaign, space=space, replicates=replicates, overrides=set, cluster=cluster, profile=profile
     )
     return _changed(workspace, lambda: propose(workspace, declaration, shrink=True), dry_run)
+
+
+def merge(
+    *roots: str | Path,
+    into: str | Path,
+    accept_code_change: bool = False,
+    dry_run: bool = False,
+    tell: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
+    """Make one campaign of several; they are only read.
+
+    They need the same parameters of the same types. What is one value in each of them, and not the same, becomes
+    explored. Trials of the first keep their index, those of the others follow; a trial with the same name, seed and
+    code as another stands once, the same point of another seed becomes a further replicate.
+
+    Arguments:
+    - `into`: the folder of the new campaign, which must not be there.
+    - `accept_code_change`: merge them although their code differs; what has no data is run with that of the first.
+    - `dry_run`: say what would be, and write nothing.
+    - `tell`: told now and then how far it is.
+
+    Returns `trials`, how many `with_data` and `to_run`, of each of `sources` how many were `taken`, `renamed`,
+    `duplicates`, `filled` and `left_out`, what is `explored` now, and whether a space of blocks says it all
+    (`declared`).
+    """
+    from staffa.execution.merging import check_sources, propose
+    from staffa.execution.sources import read_source
+    from staffa.execution.uniting import write
+
+    folders = {str(root): Workspace.open(root) for root in roots}
+    if len(folders) < len(roots):
+        twice = next(str(root) for root in roots if [str(other) for other in roots].count(str(root)) > 1)
+        raise WorkspaceError(f"'{twice}' is named twice", "name each campaign once")
+    target = Workspace(absolute(into))
+    check_sources(folders, target.root)
+    for name, workspace in folders.items():
+        if alive(workspace):
+            raise WorkspaceError(
+                f"'{name}' is being driven: it changes while it is read", f"staffa stop {shlex.quote(name)}"
+            )
+    merger = propose(
+        [read_source(name, workspace) for name, workspace in folders.items()],
+        target.root,
+        accept_code_change=accept_code_change,
+    )
+    if not dry_run:
+        with disk_told(target):
+            write(merger, tell)
+    facts = merger.facts
+    return {**facts, "dry_run": dry_run, "next": "" if dry_run else _next(target, facts["to_run"])}
 
 
 def reconcile(root: str | Path) -> dict[str, Any]:
@@ -172,8 +245,8 @@ def verify(root: str | Path, *, every: bool = False) -> dict[str, Any]:
     `again`; `sound` where nothing is.
     """
     from staffa.execution.prepare import load_plan, open_stores
-    from staffa.execution.reduce import archive_layout
     from staffa.execution.verify import read_archive, read_back
+    from staffa.rows import archive_layout
     from staffa.storage.archive import Archive
     from staffa.storage.books import fold
     from staffa.storage.ledger import history

@@ -39,6 +39,7 @@ class Graph:
                 prepared = plan(campaign)
                 stack.enter_context(driven(workspace))
             planned(workspace, campaign.declaration, prepared)
+            campaign.used = workspace.root
         found = load_plan(workspace)
         group, number = _place(workspace, found, trial) if trial is not None else _numbered(found, batch)
         order = Order(str(workspace.root), plan_digest(found), found.generation, group, number)
@@ -54,7 +55,7 @@ class Graph:
         workspace = Workspace.open(run.root if isinstance(run, Run) else run)
         found = load_plan(workspace)
         consolidation = Consolidation(workspace, found, plan_digest(found), open_stores(workspace, found))
-        seal = consolidation.order(found.parts[part], fold(history(workspace)), {}, again=True)
+        seal = consolidation.order(found.parts[part], fold(history(workspace)), again=True)
         if seal is None:
             raise WorkspaceError(f"part {part} of {workspace.root} has nothing to seal")
         return reduce_graph(seal, found.sampling.segments)

@@ -18,7 +18,7 @@ ANSWER_SECONDS = 30.0
 @contextlib.contextmanager
 def driven(workspace: Workspace) -> Iterator[Lease]:
     """Hold the lease of a workspace. A first plan is checked before: here folders are made."""
-    with _disk_told(workspace):
+    with disk_told(workspace):
         Workspace.create(workspace.root)
         with Lease.acquire(workspace.lease, over=_over) as lease:
             yield lease
@@ -34,7 +34,7 @@ def _over(holder: Holder) -> bool:
 
 
 @contextlib.contextmanager
-def _disk_told(workspace: Workspace) -> Iterator[None]:
+def disk_told(workspace: Workspace) -> Iterator[None]:
     """Turn a full or broken disk, where nobody waits for room, into an error that says what to do."""
     try:
         yield

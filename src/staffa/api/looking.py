@@ -16,6 +16,8 @@ from staffa.storage.workspace import Workspace
 
 if TYPE_CHECKING:
     from staffa.execution.ending import Ended
+    from staffa.views.drawing.style import Drawing
+    from staffa.views.report import Report
     from staffa.views.results import Results
 
 QUEUE_SECONDS = 5.0
@@ -34,17 +36,72 @@ class Run:
 
     @property
     def results(self) -> Results:
+        """What it has found so far, by natural names; opening reads no data."""
         from staffa.views.results import Results
 
         return Results(Workspace.open(self.root))
 
     @property
     def status(self) -> dict[str, Any]:
+        """The campaign in numbers, as `staffa.status` has them."""
         return status(self.root)
+
+    def watch(self, every: float = 2.0) -> Run:
+        """Show a campaign that is driven elsewhere, as `run` shows its own, until nobody drives it any more.
+
+        Arguments:
+        - `every`: seconds between two looks.
+        """
+        from staffa.views.live import follow
+
+        with follow(int(status(self.root)["figures"].get("trials", 0)), self.root) as show:
+            for found in watch(self.root, every):
+                show({"event": "figures", **found["figures"]})
+        return self
+
+    def events(self) -> Iterator[dict[str, Any]]:
+        """The campaign's history, oldest first."""
+        return events(self.root)
+
+    def expand(self, together: Mapping[str, Iterable[Any]] | None = None, /, **changes: Any) -> dict[str, Any]:
+        """Let the campaign grow; `staffa.resume(run.root)` then runs what is new.
+
+        Arguments:
+        - `together`: more points, as `Campaign.explore` takes them: lists of equal length for exactly the explored
+          parameters. Where the space is a product give it whole instead, `space=[…]`.
+        - `changes`: as for `staffa.expand`.
+        """
+        from staffa.api.changing import expand
+        from staffa.execution.growing import appended
+
+        if together is not None:
+            changes["space"] = appended(Workspace.open(self.root), together)
+        return expand(self.root, **changes)
+
+    def shrink(self, where: str | None = None, **changes: Any) -> dict[str, Any]:
+        """Drop trials that were not issued yet: those a condition names, or those outside of a smaller space.
+
+        Arguments as for `staffa.shrink`.
+        """
+        from staffa.api.changing import shrink
+
+        return shrink(self.root, where=where, **changes)
 
     def query(self, sql: str) -> Any:
         """Ask the archive in SQL over `draws`, `trials`, `failed`; a pandas frame."""
         return self.results.query(sql)
+
+    def report(self, *, to: str | Path | None = None, set: Iterable[str] = ()) -> Report:
+        """Write the campaign's report; see `staffa.report`."""
+        from staffa.api.reporting import report
+
+        return report(self.root, to=to, set=set)
+
+    def plot(self, **asked: Any) -> Drawing:
+        """Draw results: `run.plot(x="scale", y="energy", by="sampler")`; see `staffa.plot`."""
+        from staffa.api.reporting import plot
+
+        return plot(self.root, **asked)
 
     def __repr__(self) -> str:
         return f"Run({str(self.root)!r})"

@@ -1,4 +1,4 @@
-"""The experiment blocks a space makes, and the names of all trials of a declaration."""
+"""The experiment blocks a space makes, the parameters of all its points, and the names of all trials."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from staffa.campaign.declared import EXPERIMENT, Declared, Explored, Offer, anything, completed
+from staffa.campaign.formulas import Formula
 from staffa.campaign.identity import name_trials
 from staffa.campaign.model import CampaignConfig
 from staffa.campaign.points import Points
@@ -17,17 +19,42 @@ from staffa.errors import ConfigError
 from staffa.trial import Scalar, experiment_text
 
 
-def trial_names(config: CampaignConfig) -> npt.NDArray[np.uint8]:
-    """The digests of all trials a declaration names, (trials, 16), duplicates included."""
-    points = Space(config.space, config.seeds.pack().channel("space")).expand()
+def trial_names(config: CampaignConfig, offer: Offer = anything) -> npt.NDArray[np.uint8]:
+    """The digests of all trials a declaration names, (trials, 16), duplicates included.
+
+    Arguments:
+    - `offer`: for an experiment block what its experiment declares of its parameters.
+    """
+    found = explored(config)
+    return names_of(config, found, completed(config, found, [offer(block) for block in found.blocks]))
+
+
+def names_of(config: CampaignConfig, found: Explored, whole: Declared) -> npt.NDArray[np.uint8]:
+    """The same of points that were made already."""
+    texts = [identity(block, formulas) for block, formulas in zip(found.blocks, whole.formulas, strict=True)]
+    return name_trials(whole.underived, config.replicates, texts, found.codes)
+
+
+def explored(config: CampaignConfig) -> Explored:
+    """The points of a campaign's space, and the experiments they make."""
+    space = Space(config.space, config.seeds.pack().channel("space"))
+    points = space.expand()
     blocks, codes = experiments(config, points)
-    return name_trials(points, config.replicates, [identity(block) for block in blocks], codes)
+    return Explored(points, space.fields, blocks, codes)
+
+
+def experiments_of(config: CampaignConfig) -> list[dict[str, Any]]:
+    """The distinct experiment blocks of a campaign; its points are made only where they make a difference."""
+    names = Space(config.space, config.seeds.pack().channel("space")).names
+    if any(name.startswith(EXPERIMENT) for name in names):
+        return list(explored(config).blocks)
+    return [{"use": config.experiment.use, **config.experiment.options}]
 
 
 def experiments(config: CampaignConfig, points: Points) -> tuple[list[dict[str, Any]], npt.NDArray[np.int32]]:
     """The distinct experiment blocks the space makes, and each point's block."""
     base = {"use": config.experiment.use, **config.experiment.options}
-    swept = [column for column in points.columns if column.name.startswith("experiment.")]
+    swept = [column for column in points.columns if column.name.startswith(EXPERIMENT)]
     if not swept:
         return [base], np.zeros(points.length, np.int32)
     stacked = np.stack([column.codes for column in swept], axis=1)
@@ -50,5 +77,7 @@ def _set(block: dict[str, Any], path: list[str], value: Scalar, field: str) -> N
     block[path[-1]] = value
 
 
-def identity(block: Mapping[str, Any]) -> str:
-    return experiment_text(str(block["use"]), {key: value for key, value in block.items() if key != "use"})
+def identity(block: Mapping[str, Any], formulas: Mapping[str, Formula]) -> str:
+    """What of a trial's name comes from its experiment: the reference, the options, and how parameters are derived."""
+    options = {key: value for key, value in block.items() if key != "use"}
+    return experiment_text(str(block["use"]), options, {name: formula.tree for name, formula in formulas.items()})

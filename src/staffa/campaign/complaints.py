@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails
 
 from staffa.campaign.layers import DEFAULT, Address, Origin, Tree, dotted, nearest, shortened, values
 from staffa.campaign.model import SCHEDULED
+from staffa.campaign.parameters import ParameterConfig, whole_names
 from staffa.errors import ConfigError, StaffaError, near
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -73,6 +74,7 @@ def check_piece(tree: Tree, model: type[BaseModel], blamed: Origin) -> None:
 
     What is missing may stand elsewhere, and what two fields make of each other is judged with the rest.
     """
+    tree = whole_names(tree)
     try:
         model.model_validate(values(tree))
     except ValidationError as error:
@@ -127,13 +129,15 @@ def _complaint(item: ErrorDetails, tree: Tree, model: type[BaseModel], origin: O
     context: Mapping[str, Any] = item.get("ctx", {})
     hint = context.get("hint") or _hint(item, address, model)
     value = None if item["type"] == "missing" else item.get("input")
+    for word in context.get("below", ()):
+        value = value.get(word) if isinstance(value, Mapping) else value
     return Complaint(nearest(tree, address) or origin, dotted(address), _text(item, context), hint, value)
 
 
 def _address(item: ErrorDetails) -> Address:
     if field := item.get("ctx", {}).get("field"):
         return tuple(str(field).split("."))
-    loc = tuple(part for part in item["loc"] if part != "[key]")
+    loc = (*(part for part in item["loc"] if part != "[key]"), *item.get("ctx", {}).get("below", ()))
     # pydantic names the branch of a union as if it were a field
     return (*loc[:2], *loc[3:]) if loc[:2] == ("archive", "every") and loc[2:3] in BRANCHES else loc
 
@@ -155,10 +159,11 @@ def addresses(model: type[BaseModel]) -> list[str]:
 
 def _meant(address: Address, model: type[BaseModel]) -> str:
     """What an unknown key was probably meant to be: a near name, or the same name in another section."""
-    homes = [dotted(known) for known in _addresses(model, ()) if known[-1] == address[-1]]
-    if len(homes) == 1:
-        return f"did you mean '{homes[0]}'?"
     above = _model_at(address[:-1], model)
+    homes = [dotted(known) for known in _addresses(model, ()) if known[-1] == address[-1]]
+    # In a parameter any word may be meant as the name of another one: no section is a likely home of it.
+    if len(homes) == 1 and above is not ParameterConfig:
+        return f"did you mean '{homes[0]}'?"
     return near(str(address[-1]), _fields(above)) if above else ""
 
 
@@ -198,7 +203,7 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
 
 def _text(item: ErrorDetails, context: Mapping[str, Any]) -> str:
     kind, value = item["type"], shortened(item.get("input"))
-    if kind in ("clash", "channel"):
+    if kind in ("clash", "channel", "said"):
         return item["msg"]
     if kind == "value_error":
         return f"{value} {context['error']}"

@@ -22,8 +22,20 @@ from staffa.campaign import profiles
 from staffa.campaign.complaints import Complaint, Refused, complaint_of, refusal, validated
 from staffa.campaign.fields import Section
 from staffa.campaign.frozen import render
-from staffa.campaign.layers import DEFAULT, Node, Origin, Tree, from_python, merge, origins, planted
+from staffa.campaign.layers import (
+    DEFAULT,
+    Address,
+    Node,
+    Origin,
+    Tree,
+    dotted,
+    from_python,
+    merge,
+    origins,
+    planted,
+)
 from staffa.campaign.model import CampaignConfig, MachineConfig, ProfileConfig
+from staffa.campaign.parameters import whole_names
 from staffa.campaign.reading import read_file, read_text
 from staffa.errors import ConfigError, StaffaError, near
 from staffa.trial import canonical
@@ -39,12 +51,14 @@ __all__ = [
     "examine",
     "explain",
     "from_mapping",
+    "from_tree",
     "json_schema",
     "load",
     "load_frozen",
     "load_machine",
     "plain",
     "stray_variables",
+    "tree_of",
 ]
 
 Row: TypeAlias = tuple[str, Any, Origin]
@@ -60,6 +74,7 @@ ABSENT = "(absent)"
 """Stands in a difference for a value that only the other declaration has."""
 
 PREFIX = "STAFFA_"
+PYTHON = Origin("python")
 
 
 @dataclass(frozen=True)
@@ -144,11 +159,29 @@ def _tiers(
 
 def from_mapping(mapping: Mapping[str, Any], *, directory: str | Path, overrides: Iterable[str] = ()) -> Declaration:
     """A declaration from Python values in the shape of a campaign file; the environment is not asked."""
-    origin = Origin("python")
-    node = from_python(mapping, origin)
+    node = from_python(mapping, PYTHON)
     if not isinstance(node.content, dict):
         raise ConfigError(f"{mapping!r} is not a mapping of sections", "give one in the shape of a campaign file")
-    return _declared([node.content, *map(override_tier, overrides)], Path(directory), origin)
+    return _declared([node.content, *map(override_tier, overrides)], Path(directory), PYTHON)
+
+
+def tree_of(declaration: Declaration) -> dict[str, Node]:
+    """A declaration as the tiers it was made of would say it in one: every value, with where it was written."""
+    return {name: _node(value, (name,), declaration.origins) for name, value in plain(declaration).items()}
+
+
+def from_tree(tree: Tree, directory: Path) -> Declaration:
+    """The declaration that a tree says; complaints as for `load`."""
+    return _declared([tree], directory, PYTHON)
+
+
+def _node(value: Any, address: Address, origins: Mapping[str, Origin]) -> Node:
+    content: Any = value
+    if isinstance(value, Mapping):
+        content = {key: _node(item, (*address, key), origins) for key, item in value.items()}
+    elif isinstance(value, list):
+        content = tuple(_node(item, (*address, place), origins) for place, item in enumerate(value))
+    return Node(content, origins.get(dotted(address), DEFAULT))
 
 
 def dump(declaration: Declaration) -> str:
@@ -192,7 +225,7 @@ def load_machine(
 
 
 def _declared(tiers: Iterable[Tree], directory: Path, blamed: Origin) -> Declaration:
-    tree = _merged(tiers)
+    tree = _merged(map(whole_names, tiers))
     return Declaration(validated(tree, CampaignConfig, blamed), origins(tree), directory.absolute())
 
 
@@ -245,7 +278,7 @@ def examine(
     blamed, readable = Origin("campaign", str(path)), True
     for number, read in enumerate(_tiers(path, cluster, profile, workflow, overrides, ambient, environ)):
         try:
-            tiers.append(read())
+            tiers.append(whole_names(read()))
         except ConfigError as error:
             found += _taken_apart(error)
             readable = readable and number != CAMPAIGN_TIER

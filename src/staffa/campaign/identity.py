@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 from itertools import repeat
 from typing import Any
 
@@ -17,6 +18,9 @@ from staffa.campaign.config import Declaration, config_hash, explain
 from staffa.campaign.points import ABSENT, Column, Points
 from staffa.seeds import CHANNELS
 from staffa.trial import DIGEST_BYTES, canonical, digests, parameter_texts
+
+NOTES = tuple(f"parameters.*.{word}" for word in ("comment", "unit", "annotations", "range", "choices"))
+"""What is said of parameters for people, and to refuse mistakes: values are what counts."""
 
 FREE = (
     "campaign.description",
@@ -29,11 +33,17 @@ FREE = (
     "execution.retries",
     "execution.patience",
     "archive.every",
+    "archive.prune",
+    "reduce",
+    "qa",
+    "after",
     "storage.root",
     "execution.telemetry",
+    "execution.logs",
     "alerts",
     "hooks",
     "trackers",
+    *NOTES,
 )
 """Values that may change when a campaign is resumed: nothing of them changes what is computed or stored."""
 
@@ -46,9 +56,10 @@ STRETCH = 65_536
 Codes = npt.NDArray[np.int32]
 
 
-def is_free(path: str) -> bool:
-    """Whether the value at a dotted path may change while a campaign is under way."""
-    return any(path == free or path.startswith(free.rstrip(".") + ".") for free in FREE)
+def is_free(path: str, free: Sequence[str] = FREE) -> bool:
+    """Whether the value at a dotted path may change while a campaign is under way: it, or what it is in, is free."""
+    whole = (name.rstrip(".") for name in free)
+    return any(fnmatchcase(path, name) or fnmatchcase(path, f"{name}.*") for name in whole)
 
 
 def run_hash(declaration: Declaration, code: str) -> str:

@@ -26,7 +26,7 @@ class Origin:
     """Where a value comes from.
 
     Arguments:
-    - `tier`: default, cluster, campaign, profile, environment, runtime, set, python or frozen.
+    - `tier`: default, cluster, campaign, profile, environment, runtime, set, python, merged or frozen.
     - `file`: the file as the user named it; for the environment the variable's name.
     - `line`: of the value's key, from 1; None outside files.
     """

@@ -24,9 +24,10 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from staffa.campaign.alerts import AlertConfig, HooksConfig, TrackerConfig
+from staffa.campaign.alerts import AlertConfig, HooksConfig, Reference, TrackerConfig
 from staffa.campaign.fields import Count, Duration, Natural, Real, Section, Size, Span, clash, integer
 from staffa.campaign.machine import ClusterConfig
+from staffa.campaign.parameters import Parameters
 from staffa.errors import near
 from staffa.seeds import CHANNELS, SeedPack
 
@@ -216,6 +217,9 @@ class ExecutionConfig(Section):
     )
     workers: Count | None = Field(default=None, description="Local worker processes; null for one per core.")
     telemetry: StrictBool = Field(default=True, description="Measure memory with every batch: true or false.")
+    logs: Literal["none", "failed", "all"] = Field(
+        default="none", description="Whose prints and log records are kept in logs/trials: none, failed or all trials'."
+    )
 
     @model_validator(mode="after")
     def _generator_fits(self) -> ExecutionConfig:
@@ -309,6 +313,67 @@ class ArchiveConfig(Section):
     )
 
 
+class ReduceConfig(BaseModel):
+    """Entry of section `reduce`: a statistic over all trials, and its options."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    use: str = Field(
+        min_length=1, description="The reducer: a plug-in's name, such as covariance, or `model.py:Class`."
+    )
+
+
+class FigureConfig(BaseModel):
+    """Item of `qa.figures`: what a campaign adds to its report. Every key but `use` is an option of it."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    use: str = Field(
+        min_length=1, description="What makes it: plots.py:function beside the campaign file, or a plug-in's name."
+    )
+
+
+class QaConfig(Section):
+    """Section `qa`: what a report asks of the trials, and what it shows. Nothing here changes what is computed."""
+
+    rhat: Annotated[Real, Field(gt=1, allow_inf_nan=False)] | None = Field(
+        default=None, description="The largest R-hat an output of a trial may have, such as 1.01; null: not asked."
+    )
+    ess: Annotated[Real, Field(gt=0, allow_inf_nan=False)] | None = Field(
+        default=None,
+        description="The least effective draws an output of a trial may have, such as 400; null: not asked.",
+    )
+    ess_tail: Annotated[Real, Field(gt=0, allow_inf_nan=False)] | None = Field(
+        default=None, description="The same of its tails, the 5 % and 95 % quantiles; null: not asked."
+    )
+    divergences: Natural | None = Field(
+        default=None, description="The most divergent transitions a trial may have, such as 0; null: not asked."
+    )
+    of: tuple[str, ...] = Field(
+        default=(), description="Outputs that rhat and ess are asked of; by default all that are diagnosed."
+    )
+    plot: tuple[str, ...] = Field(
+        default=(),
+        description="Outputs shown against the parameters, such as [energy, 'x[0]']; by default the first few.",
+    )
+    over: Annotated[tuple[str, ...], Field(max_length=2)] = Field(
+        default=(), description="The parameters that maps are over, two at most; by default those that tell most."
+    )
+    figures: tuple[FigureConfig, ...] = Field(
+        default=(), description="Figures and tables of your own: [{use: plots.py:mass_function}]."
+    )
+
+
+class AfterConfig(Section):
+    """Section `after`: who is asked for more once all trials are settled (`staffa.api.rounds`)."""
+
+    use: Reference = Field(
+        description="A function (results, new) that answers with more to do, or with nothing: adapt.py:grow."
+    )
+    rounds: Count = Field(default=100, description="How often it is asked at most.")
+    timeout: Span = Field(default=3600.0, description="How long it may take.")
+
+
 class CampaignConfig(Section):
     """A whole campaign, as declared after all tiers have been merged."""
 
@@ -317,6 +382,11 @@ class CampaignConfig(Section):
     space: tuple[dict[str, Any], ...] = Field(
         default=(),
         description="Blocks whose product is the parameter space, such as [{grid: {temperature: [1, 2]}}].",
+    )
+    parameters: Parameters = Field(
+        default={},
+        exclude_if=lambda said: not said,  # a campaign without any is frozen, and hashed, as it was before there were
+        description="Values of what the space does not explore; units, comments, ranges: {kernel: {width: 1.0}}.",
     )
     duplicates: Literal["refuse", "merge"] = Field(
         default="refuse", description="What to do when the space names a point twice: refuse or merge."
@@ -330,6 +400,15 @@ class CampaignConfig(Section):
     execution: ExecutionConfig = Field(default=ExecutionConfig(), description="How the work is cut and carried out.")
     storage: StorageConfig = Field(default=StorageConfig(), description="Where and how data are written.")
     archive: ArchiveConfig = Field(default=ArchiveConfig(), description="The Parquet archive.")
+    reduce: dict[Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")], ReduceConfig] = Field(
+        default={}, description="Statistics over all trials: {spread: {use: covariance, of: energy}}."
+    )
+    qa: QaConfig = Field(
+        default=QaConfig(), description="What a report asks of the trials: {rhat: 1.01, ess: 400}; and what it shows."
+    )
+    after: AfterConfig | None = Field(
+        default=None, description="What is asked for more once all trials are settled: {use: adapt.py:grow}."
+    )
     cluster: ClusterConfig = Field(default=ClusterConfig(), description="The machine.")
     alerts: tuple[AlertConfig, ...] = Field(
         default=(), description="Who is told when: [{on: finished, webhook: $URL}]."
@@ -344,6 +423,14 @@ class CampaignConfig(Section):
         draws, segments = self.sampling.draws, self.execution.segments
         if draws is not None and draws % segments:
             raise clash("execution.segments", f"{segments} does not divide sampling.draws: {draws}")
+        return self
+
+    @model_validator(mode="after")
+    def _gates_have_columns(self) -> CampaignConfig:
+        for word in ("rhat", "ess", "ess_tail"):
+            if getattr(self.qa, word) is not None and word not in self.archive.summaries:
+                said = ", ".join(self.archive.summaries)
+                raise clash(f"qa.{word}", f"{word} is asked of the trials, but archive.summaries is [{said}]")
         return self
 
 

@@ -6,6 +6,7 @@ drivers read it, nobody computes it twice. Everything that can be refused is ref
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import math
@@ -16,23 +17,25 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from staffa.campaign.blocks import experiments, identity
-from staffa.campaign.identity import find_duplicates, name_trials, stand_in
+from staffa.campaign.blocks import explored, names_of
+from staffa.campaign.declared import Declared, Offer, anything, completed
+from staffa.campaign.identity import find_duplicates, stand_in
 from staffa.campaign.inputs import Inputs
 from staffa.campaign.model import CampaignConfig
 from staffa.campaign.points import Column, Points
 from staffa.campaign.sizes import auto_batch
-from staffa.campaign.space import Space
 from staffa.errors import ConfigError, near
+from staffa.experiment.parameters import Parameter
 from staffa.experiment.protocol import RESERVED_PARAMETERS, SUMMARIES, Extract, Output, Sampling, Schema
-from staffa.trial import Scalar, canonical
+from staffa.trial import Scalar, canonical, tupled
 
 PART_FLOOR = 20 << 20
 PARTS = 8
 PARTITIONS = 10_000
 """Arrow's own limit for a sane archive."""
 
-Describe = Callable[["Group"], Schema]
+Describe = Callable[["Group", Mapping[str, Scalar]], Schema]
+"""What a group's program records; given the group, and the parameters of its first trial."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,12 @@ class Group:
     pilot_seconds: float | None = None
     extracts: tuple[Extract, ...] = ()
     """What else stands in a trial's row."""
+
+    @property
+    def label(self) -> str:
+        """What its trials have in common: `nuts, population=64`."""
+        values = {**self.partition, **self.static}
+        return ", ".join([self.sampler, *(f"{name}={value}" for name, value in values.items())])
 
     @property
     def batches(self) -> int:
@@ -117,6 +126,21 @@ class Plan:
     """What the table of trials says of each output; plans that do not tell are older than the other words."""
     diagnosed: int = 1
     """Elements an output may have for the words that are not moments."""
+    about: Mapping[str, Parameter] = field(default_factory=dict)
+    """What is declared of the parameters, as far as anything is."""
+    explored: tuple[str, ...] = ()
+    """Parameters that the space gives; the others are constant, or derived."""
+
+    @property
+    def constants(self) -> dict[str, Scalar]:
+        """Declared parameters that every trial has one value of."""
+        given = {name: said.value for name, said in self.about.items() if name not in self.explored}
+        return {name: value for name, value in given.items() if value is not None}
+
+    @property
+    def formulas(self) -> dict[str, str]:
+        """Of derived parameters how they are derived."""
+        return {name: said.derived for name, said in self.about.items() if said.derived and name not in self.explored}
 
     @property
     def batches(self) -> int:
@@ -126,6 +150,13 @@ class Plan:
     def programs(self) -> int:
         """Distinct programs to compile (width apart)."""
         return len({canonical([g.experiment, g.static, g.traced, g.vectorize, g.batch]) for g in self.groups})
+
+    @property
+    def identity(self) -> str:
+        """16 hexadecimal characters for what was planned first; the same however the campaign grows."""
+        first = self.groups[0]
+        said = [self.code, self.seed, asdict(self.sampling), self.x64, self.prng, first.experiment, first.static]
+        return hashlib.sha256(canonical([*said, first.trials, first.batch]).encode()).hexdigest()[:16]
 
     def outputs(self) -> tuple[Output, ...]:
         """All outputs of all groups, each once; an extent that differs between groups is 0."""
@@ -153,6 +184,8 @@ class Plan:
         fields["parameters"] = tuple((name, kind) for name, kind in fields["parameters"])
         fields["partition_by"] = tuple(fields["partition_by"])
         fields["summaries"] = tuple(fields.get("summaries", cls.summaries))
+        fields["explored"] = tuple(fields.get("explored", dict(fields["parameters"])))
+        fields["about"] = {name: Parameter(**said) for name, said in fields.get("about", {}).items()}
         if "inputs" in fields:
             fields["inputs"] = Inputs(**{name: tuple(words) for name, words in fields["inputs"].items()})
         return cls(**fields)
@@ -211,6 +244,7 @@ def unfold(
     describe: Describe,
     vectorize: Callable[[dict[str, Any], Collection[str]], tuple[str, tuple[str, ...]]],
     earlier: Earlier | None = None,
+    offer: Offer = anything,
 ) -> tuple[Plan, Rows]:
     """Unfold a campaign into its plan.
 
@@ -220,14 +254,17 @@ def unfold(
     - `vectorize`: for an experiment block and the parameters' names, how its batches run and which are static.
     - `earlier`: what the campaign grows from: the plan goes on from there, and the rows returned
       are the trials it did not have.
+    - `offer`: for an experiment block what its experiment declares of its parameters.
     """
     pack = config.seeds.pack()
-    points = Space(config.space, pack.channel("space")).expand()
-    blocks, block_codes = experiments(config, points)
+    found = explored(config)
+    blocks, block_codes = found.blocks, found.codes
+    whole = completed(config, found, [offer(block) for block in blocks])
+    points = whole.points
     trials = Points(tuple(c for c in points.columns if not c.name.startswith("experiment.")), points.length)
-    _check_names(trials)
-    parameters = _parameters(points, earlier)
-    digests = name_trials(points, config.replicates, [identity(block) for block in blocks], block_codes)
+    _check_names(trials, whole.fields)
+    parameters = _parameters(whole, earlier)
+    digests = names_of(config, found, whole)
     declared = _without_duplicates(config, digests, points)
     kept = declared if earlier is None else declared[~stand_in(digests[declared], earlier.digests)]
     modes = [vectorize(block, [column.name for column in trials.columns]) for block in blocks]
@@ -239,11 +276,12 @@ def unfold(
     before = earlier.plan.groups if earlier is not None else ()
     numbers = (len(before) + own.reshape(-1)).astype(np.int32)
     rows = Rows(points, config.replicates, digests[kept], kept, numbers, digests[declared])
+    firsts = [trials.row(int(keys[code][0])) for code in used]
     drafts = [
         _draft(len(before) + place, keys[code], blocks, modes, trials, partition_by, sampled, int(count))
         for place, (code, count) in enumerate(zip(used, np.bincount(own.reshape(-1)), strict=True))
     ]
-    described = _described(drafts, describe, before)
+    described = _described(drafts, firsts, describe, before)
     sampling = sampling_of(config)
     groups = tuple(_with_batch(config, group, schema, len(kept)) for group, schema in described)
     _check_outputs([*before, *groups], {name for name, _ in parameters})
@@ -265,8 +303,14 @@ def unfold(
         partition_by=partition_by,
         summaries=config.archive.summaries,
         diagnosed=config.archive.diagnosed,
+        about=whole.about,
+        explored=tuple(whole.explored),
         groups=groups,
-        parts=tuple(_parts(config, groups, sampling, len(before), len(earlier.plan.parts) if earlier else 0)),
+        parts=tuple(
+            parts_of(
+                config.archive.part_size, groups, sampling.draws, len(before), len(earlier.plan.parts) if earlier else 0
+            )
+        ),
     )
     return (plan if earlier is None else _joined(earlier.plan, plan)), rows
 
@@ -282,18 +326,20 @@ def _joined(earlier: Plan, own: Plan) -> Plan:
         groups=earlier.groups + added,
         parts=earlier.parts + own.parts,
         inputs=earlier.inputs,
+        about={**earlier.about, **own.about},
+        explored=tuple(dict.fromkeys([*earlier.explored, *own.explored])),
     )
 
 
-def _parameters(points: Points, earlier: Earlier | None) -> tuple[tuple[str, str], ...]:
+def _parameters(whole: Declared, earlier: Earlier | None) -> tuple[tuple[str, str], ...]:
     """All parameters with their types: those the campaign had come first, and keep their type."""
     known = dict(earlier.plan.parameters) if earlier is not None else {}
-    for column in points.columns:
+    for column in whole.points.columns:
         before = known.setdefault(column.name, column.type) if column.name != "experiment.use" else column.type
         if before != column.type:
             raise ConfigError(
-                f"space: {column.name!r} was {before} so far and would be {column.type}: 1 and 1.0 are different "
-                "trials, and a column of the archive has one type",
+                f"{whole.fields[column.name]}: {column.name!r} was {before} so far and would be {column.type}: "
+                "1 and 1.0 are different trials, and a column of the archive has one type",
                 f"write all its values as {before}, or raise campaign.version to begin anew",
             )
     return tuple(known.items())
@@ -323,18 +369,18 @@ def _absent(values: npt.NDArray[Any]) -> bool:
 
 
 def _group(values: dict[str, Any]) -> Group:
-    outputs = tuple(
-        Output(**{**o, "shape": tuple(o["shape"]), "dims": tuple(o["dims"])}) for o in values.pop("outputs")
-    )
+    outputs = tuple(Output(**tupled(output)) for output in values.pop("outputs"))
     coords = {name: tuple(found) for name, found in values.pop("coords").items()}
     extracts = tuple(Extract(**found) for found in values.pop("extracts", ()))
     return Group(outputs=outputs, coords=coords, extracts=extracts, **values)
 
 
-def _check_names(trials: Points) -> None:
+def _check_names(trials: Points, fields: Mapping[str, str]) -> None:
     for column in trials.columns:
         if column.name in RESERVED_PARAMETERS:
-            raise ConfigError(f"space: {column.name!r} is a column the archive uses itself", "rename the parameter")
+            raise ConfigError(
+                f"{fields[column.name]}: {column.name!r} is a column the archive uses itself", "rename the parameter"
+            )
 
 
 def _without_duplicates(
@@ -375,7 +421,7 @@ def _check_partition(partition_by: Sequence[str], points: Points) -> None:
     for name in partition_by:
         if name not in known:
             hint = "partition by 'sampler'" if name == "experiment.use" else near(name, known)
-            raise ConfigError(f"archive.partition_by: {name!r} is not a parameter of the space", hint)
+            raise ConfigError(f"archive.partition_by: {name!r} is not a parameter of the campaign", hint)
         column = known[name]
         if column.continuous:
             raise ConfigError(
@@ -409,7 +455,9 @@ def _group_codes(
     """Number the groups in order of first appearance; one key (a point's index) for each."""
     keys = [block_codes]
     for column in trials.columns:
-        keys.append((column.codes < 0).astype(np.int32))
+        absent = column.codes < 0
+        if absent.any():
+            keys.append(absent.astype(np.int32))
         if _is_static(column, modes):
             keys.append(column.codes)
     keys += [column.codes for column in sampled.columns if column.name in partition_by]
@@ -447,8 +495,8 @@ def _draft(
     for name in static_names:
         if mode != "off" and name not in values and name not in types:
             raise ConfigError(
-                f"static = {static_names!r}: {name!r} is not a parameter of the space",
-                near(name, types) or "add it to the space",
+                f"static = {static_names!r}: {name!r} is not a parameter of the campaign",
+                near(name, types) or "add it to `space`, or to `parameters`",
             )
     static = {n: v for n, v in values.items() if mode != "off" and (n in static_names or types[n] == "str")}
     traced = {n: types[n] for n in values if n not in static}
@@ -466,8 +514,14 @@ def _draft(
     )
 
 
-def _described(drafts: Sequence[Group], describe: Describe, before: Sequence[Group]) -> list[tuple[Group, Schema]]:
-    """Describe each program once, however many groups share it, and none that was described before."""
+def _described(
+    drafts: Sequence[Group], firsts: Sequence[Mapping[str, Scalar]], describe: Describe, before: Sequence[Group]
+) -> list[tuple[Group, Schema]]:
+    """Describe each program once, however many groups share it, and none that was described before.
+
+    Arguments:
+    - `firsts`: of each draft the parameters of its first trial.
+    """
 
     def key(group: Group) -> str:
         return canonical([group.experiment, group.static, group.traced])
@@ -477,8 +531,8 @@ def _described(drafts: Sequence[Group], describe: Describe, before: Sequence[Gro
         for group in before
     }
     found = []
-    for group in drafts:
-        schema = memo.get(key(group)) or memo.setdefault(key(group), describe(group))
+    for group, first in zip(drafts, firsts, strict=True):
+        schema = memo.get(key(group)) or memo.setdefault(key(group), describe(group, first))
         told = replace(
             group,
             outputs=schema.outputs,
@@ -496,11 +550,11 @@ def _check_outputs(groups: Sequence[Group], parameters: set[str]) -> None:
     rows: dict[str, tuple[Group, Extract]] = {}
     for group in groups:
         for axis in sorted(parameters & group.coords.keys()):
-            raise ConfigError(f"{axis!r} is both a parameter of the space and an axis of {group.sampler}", "rename one")
+            raise ConfigError(f"{axis!r} is both a parameter and an axis of {group.sampler}", "rename one")
         for extract in group.extracts:
             if extract.name in parameters:
                 raise ConfigError(
-                    f"{extract.name!r} is both a parameter of the space and a column of trials that "
+                    f"{extract.name!r} is both a parameter and a column of trials that "
                     f"{group.sampler} makes of {extract.output!r}",
                     "rename the parameter",
                 )
@@ -513,9 +567,7 @@ def _check_outputs(groups: Sequence[Group], parameters: set[str]) -> None:
         for output in group.outputs:
             for name in (output.name, *(f"{output.name}.{word}" for word in SUMMARIES)):
                 if name in parameters:
-                    raise ConfigError(
-                        f"{name!r} is both a parameter of the space and an output of {group.sampler}", "rename one"
-                    )
+                    raise ConfigError(f"{name!r} is both a parameter and an output of {group.sampler}", "rename one")
             other, known = kinds.setdefault(output.name, (group, output))
             if (known.dtype, len(known.shape), known.table) != (
                 output.dtype,
@@ -526,6 +578,12 @@ def _check_outputs(groups: Sequence[Group], parameters: set[str]) -> None:
                     f"output {output.name!r} is {known.dtype} with {len(known.shape)} axes in {other.sampler}, "
                     f"but {output.dtype} with {len(output.shape)} axes in {group.sampler}",
                     "one archive has one type for a column: rename one of them",
+                )
+            if known.encoding != output.encoding:
+                raise ConfigError(
+                    f"output {output.name!r} is encoded as {known.encoding or 'a number'} in {other.sampler}, "
+                    f"but as {output.encoding or 'a number'} in {group.sampler}",
+                    "one archive has one meaning for a column: rename one of them",
                 )
 
 
@@ -557,18 +615,19 @@ def _check_modes(config: CampaignConfig, groups: Sequence[Group], sampling: Samp
             raise ConfigError("sampling: more than 2**32 steps a trial", "lower sampling.draws or sampling.thin")
 
 
-def _parts(
-    config: CampaignConfig, groups: Sequence[Group], sampling: Sampling, first_group: int, count: int
+def parts_of(
+    part_size: int, groups: Sequence[Group], draws: int | None, first_group: int, count: int
 ) -> Iterator[Part]:
     """Cut each group's batches into parts: at most `part_size`, several where files stay large enough.
 
     Arguments:
+    - `draws`: of each trial of the groups.
     - `first_group`: number of the first of the groups; `count`: parts that stand before them.
     """
     for number, group in enumerate(groups, first_group):
-        each = bytes_per_trial(group, sampling.draws)
+        each = bytes_per_trial(group, draws)
         total = each * group.trials
-        longest = max(config.archive.part_size // (each * group.batch), 1)
+        longest = max(part_size // (each * group.batch), 1)
         wanted = max(math.ceil(group.batches / longest), min(PARTS, total // PART_FLOOR), 1)
         edges = np.linspace(0, group.batches, min(wanted, group.batches) + 1).round().astype(int)
         for first, last in itertools.pairwise(edges):

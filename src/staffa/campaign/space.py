@@ -53,7 +53,7 @@ class Space:
 
     Raises `ConfigError`, naming the field, for anything that is not a space.
     `len(space)` is the number of points; `names` are the parameters in the order
-    of their declaration.
+    of their declaration, `fields` where each is declared.
     """
 
     def __init__(self, blocks: Sequence[Mapping[str, object]], seed: int) -> None:
@@ -61,6 +61,7 @@ class Space:
         self._home = {axis.name: at for at, factor in enumerate(self._factors) for axis in factor.axes}
         self._product = _Product(self._factors, self._home, whens, excludes)
         self.names: tuple[str, ...] = tuple(self._home)
+        self.fields = {axis.name: axis.field for factor in self._factors for axis in factor.axes}
         self._length = self._count()
 
     def __len__(self) -> int:

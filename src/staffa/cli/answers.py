@@ -23,11 +23,11 @@ Facts = TypeVar("Facts")
 
 
 def say(facts: Facts, sheet: Callable[[Facts], Sheet], as_json: bool) -> None:
-    from staffa.views import report
+    from staffa.views import sheets
     from staffa.views.sheet import show
 
     if as_json:
-        write(report.as_json(facts))
+        write(sheets.as_json(facts))
     else:
         show(sheet(facts))
 
@@ -47,7 +47,7 @@ def say_ended(root: Path, as_json: bool, drive: Callable[[], Run]) -> None:
     """Drive a campaign, and say how it ended, where the results are and what comes next."""
     from dataclasses import asdict
 
-    from staffa.views import report
+    from staffa.views import sheets
 
     try:
         driven = drive()
@@ -56,11 +56,11 @@ def say_ended(root: Path, as_json: bool, drive: Callable[[], Run]) -> None:
     if driven.ended is None:
         from staffa import api
 
-        say(api.status(driven.root), report.status_sheet, as_json)
+        say(api.status(driven.root), sheets.status_sheet, as_json)
         return
     code = driven.ended.exit_code
-    facts = report.ended_facts(driven.root, driven.resumed, asdict(driven.ended), code, driven.status)
-    say(facts, report.ended_sheet, as_json)
+    facts = sheets.ended_facts(driven.root, driven.resumed, asdict(driven.ended), code, driven.status)
+    say(facts, sheets.ended_sheet, as_json)
     raise typer.Exit(code)
 
 

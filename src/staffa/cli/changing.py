@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from staffa.cli.answers import FLAGGED, INFRASTRUCTURE, OK, say, say_reply
+from staffa.cli.answers import FLAGGED, INFRASTRUCTURE, OK, say, say_reply, tell
 from staffa.cli.words import (
+    Accept,
     Cluster,
     Debug,
     DryRun,
@@ -95,6 +97,29 @@ def shrink(
     )
     say(facts, growth_sheet, as_json)
     raise typer.Exit(OK if facts["done"] else INFRASTRUCTURE)
+
+
+@app.command()
+def merge(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN RUN...", help="The campaigns' folders.", show_default=False)
+    ],
+    into: Annotated[Path, typer.Option(metavar="FOLDER", help="The new campaign's folder.", show_default=False)],
+    accept: Accept = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Make one campaign of several; they stay as they are.
+
+    The same parameters and types are required; what differs and was not explored is explored then.
+    A trial of the same name, seed and code stands once, of another seed it becomes a further replicate.
+    """
+    from staffa import api
+    from staffa.views.growth import merged_sheet
+
+    facts = api.merge(*runs, into=into, accept_code_change=accept, dry_run=dry_run, tell=tell)
+    say(facts, merged_sheet, as_json)
 
 
 @app.command()

@@ -55,13 +55,13 @@ def plan(
     """
     from staffa import api
     from staffa.campaign.identity import run_hash
-    from staffa.views import report
+    from staffa.views import sheets
 
     declared = api.load(
         campaign, cluster=cluster, profile=profile, workflow=workflow, set=[*(set_ or ()), *within(budget)]
     )
     found = api.plan(declared, pilot=pilot, past=past, tell=(lambda text: None) if as_json else tell)
-    facts = report.plan_facts(found.plan, declared.root, found.bytes, found.files, found.estimate)
+    facts = sheets.plan_facts(found.plan, declared.root, found.bytes, found.files, found.estimate)
     facts["cluster"] = dict(found.cluster)
     facts["run_hash"] = run_hash(declared.declaration, found.plan.code)
     options = {"--cluster": cluster, "--profile": profile, "--workflow": workflow and str(workflow)}
@@ -70,7 +70,7 @@ def plan(
         word for name, said in (("--set", set_), ("--budget", budget)) for one in said or () for word in (name, one)
     ]
     facts["next"] = shlex.join(["staffa", "run", str(campaign), *named])
-    say(facts, report.plan_sheet, as_json)
+    say(facts, sheets.plan_sheet, as_json)
 
 
 @app.command()
@@ -108,10 +108,10 @@ def config_explain(
     """Show every value of a campaign, and where it came from."""
     from staffa import api
     from staffa.campaign import config
-    from staffa.views import report
+    from staffa.views import sheets
 
     declared = api.load(campaign, cluster=cluster, profile=profile, workflow=workflow, set=set_ or ())
-    say(report.config_facts(config.explain(declared.declaration)), report.config_sheet, as_json)
+    say(sheets.config_facts(config.explain(declared.declaration)), sheets.config_sheet, as_json)
 
 
 @config_app.command("schema")

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from staffa.cli.answers import progress_of, say, say_ended, say_reply
+from staffa.cli.answers import FLAGGED, OK, progress_of, say, say_ended, say_reply, tell
 from staffa.cli.words import (
     Accept,
     Budget,
@@ -28,6 +28,7 @@ from staffa.cli.words import (
     app,
     cluster_app,
 )
+from staffa.errors import StaffaError
 
 # What is heavy is imported by the command that needs it: `staffa --help` has to answer at once.
 
@@ -144,19 +145,62 @@ def scale(
 
 
 @app.command()
-def consolidate(run: RunFolder, as_json: Json = False, debug: Debug = False) -> None:
+def consolidate(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="The campaigns' folders.", show_default=False)],
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Then remove hot data of which every row stands in the archive.")
+    ] = False,
+    cluster: Cluster = None,
+    set_: Set = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
     """Seal every ripe part of the archive.
 
-    Also while the campaign runs: its driver is asked to do it.
+    Also while a campaign runs: its driver is asked to do it. Of several campaigns, one that cannot be does not keep
+    the others waiting.
     """
     from staffa import api
-    from staffa.views import report
+    from staffa.views import sheets
 
-    reply = api.consolidate(run)
-    if as_json or not reply.get("done") or "figures" not in reply:
-        say_reply(reply, "asked the driver to seal every ripe part", run, as_json)
-    else:
-        say(reply, report.status_sheet, as_json)
+    failed: StaffaError | None = None
+    for run in runs:
+        try:
+            reply = api.consolidate(run, prune=prune, cluster=cluster, set=set_ or ())
+            if as_json or not reply.get("done") or "figures" not in reply:
+                say_reply(reply, "asked the driver to seal every ripe part", run, as_json)
+            else:
+                say(reply, sheets.status_sheet, as_json)
+        except StaffaError as error:
+            if len(runs) == 1:
+                raise
+            tell(f"{run}: {error}")
+            failed = error
+    if failed is not None:
+        raise typer.Exit(failed.exit_code)
+
+
+@app.command()
+def schedule(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="The campaigns' folders.", show_default=False)],
+    every: Annotated[str, typer.Option(metavar="TIME", help="15m, 6h, 1d, or the five fields of a crontab.")] = "6h",
+    scrontab: Annotated[bool, typer.Option("--scrontab", help="For SLURM's scrontab instead of cron.")] = False,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Also remove hot data of which every row stands in the archive.")
+    ] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Print the crontab line that consolidates campaigns again and again, and check it.
+
+    Exit code 1 where it would not work here.
+    """
+    from staffa import api
+    from staffa.views.shelf import schedule_sheet
+
+    facts = api.schedule(runs, every, scrontab=scrontab, prune=prune)
+    say(facts, schedule_sheet, as_json)
+    raise typer.Exit(OK if facts["sound"] else FLAGGED)
 
 
 @cluster_app.command("reap")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from staffa.cli.answers import progress_of, say, tell, write
-from staffa.cli.words import Cluster, Debug, Json, RunFolder, Set, app, telemetry_app
+from staffa.cli.words import Cluster, Debug, Json, RunFolder, Set, Where, app, telemetry_app
 
 # What is heavy is imported by the command that needs it: `staffa --help` has to answer at once.
 
@@ -17,9 +17,9 @@ from staffa.cli.words import Cluster, Debug, Json, RunFolder, Set, app, telemetr
 def status(run: RunFolder, as_json: Json = False, debug: Debug = False) -> None:
     """Show where a campaign stands, from any shell."""
     from staffa import api
-    from staffa.views import report
+    from staffa.views import sheets
 
-    say(api.status(run), report.status_sheet, as_json)
+    say(api.status(run), sheets.status_sheet, as_json)
 
 
 @app.command()
@@ -34,7 +34,7 @@ def watch(
     Ctrl-C ends the watching only.
     """
     from staffa import api
-    from staffa.views import live, report
+    from staffa.views import live, sheets
 
     found = api.status(run)
     progress = progress_of(as_json or not found["live"])
@@ -43,11 +43,11 @@ def watch(
             for found in api.watch(run, interval):
                 listen({"event": "figures", **found["figures"]})
                 if as_json:
-                    say(found, report.status_sheet, as_json)
+                    say(found, sheets.status_sheet, as_json)
     except KeyboardInterrupt:
         return
     if not as_json:
-        say(found, report.status_sheet, as_json)
+        say(found, sheets.status_sheet, as_json)
 
 
 @app.command()
@@ -76,10 +76,10 @@ def explain(
     `staffa explain RUN pool gpu`: what is the matter with a pool of workers.
     """
     from staffa import api
-    from staffa.views import pools, report
+    from staffa.views import pools, sheets
 
     facts = api.explain(run, trial, pool)
-    say(facts, pools.pool_sheet if "pool" in facts else report.explain_sheet, as_json)
+    say(facts, pools.pool_sheet if "pool" in facts else sheets.explain_sheet, as_json)
 
 
 @app.command()
@@ -101,11 +101,63 @@ def query(
 ) -> None:
     """Ask the archive in SQL."""
     from staffa import api
-    from staffa.views import report
+    from staffa.views import sheets
 
     results = api.attach(run).results
-    facts = report.answer_facts(results.answer(sql), limit)
-    say(facts, lambda facts: report.answer_sheet(facts, results.sealed, run), as_json)
+    facts = sheets.answer_facts(results.answer(sql), limit)
+    say(facts, lambda facts: sheets.answer_sheet(facts, results.sealed, run), as_json)
+
+
+@app.command()
+def report(
+    run: RunFolder,
+    to: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The page; qa/report.html of the run.", show_default=False)
+    ] = None,
+    set_: Set = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write one page of HTML that tells whether a campaign can be trusted.
+
+    Completeness, failures, R-hat and effective draws, outputs, time, provenance; its numbers in a JSON file beside it.
+    --set qa.rhat=1.05: other gates than the campaign's. Exit code 1 where one is missed or could not be judged.
+    """
+    from staffa import api
+    from staffa.views.report.verdict import report_sheet
+
+    found = api.report(run, to=to, set=set_ or ())
+    say(found.facts, lambda facts: report_sheet(facts, found.page), as_json)
+    raise typer.Exit(found.exit_code)
+
+
+@app.command()
+def plot(
+    run: RunFolder,
+    x: Annotated[str, typer.Option(metavar="NAME", help="Along: a parameter, an output, draw, or draws.OUTPUT.")] = "",
+    y: Annotated[str, typer.Option(metavar="NAME", help="Upward: an output (its mean), or a column of trials.")] = "",
+    by: Annotated[str, typer.Option(metavar="NAME", help="One line, or colour, for each of its values.")] = "",
+    z: Annotated[str, typer.Option(metavar="NAME", help="In colours over x and y.")] = "",
+    kind: Annotated[str, typer.Option(metavar="KIND", help="line, scatter, histogram, heatmap, trace.")] = "",
+    trial: Annotated[
+        list[str] | None, typer.Option(metavar="TRIAL", help="Whose draws are traced; repeatable.", show_default=False)
+    ] = None,
+    where: Where = None,
+    to: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="png, svg or pdf; a png in qa/ of the run.", show_default=False)
+    ] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Draw results: --x scale --y energy --by sampler.
+
+    --x energy: a histogram. --x scale --y temperature --z energy: a map. --x draw --y energy: traces of some trials.
+    """
+    from staffa import api
+    from staffa.views.plot import plot_sheet
+
+    facts = api.plot_file(run, x=x, y=y, by=by, z=z, kind=kind, trials=trial or (), where=where, to=to)
+    say(facts, plot_sheet, as_json)
 
 
 @app.command()
@@ -204,12 +256,12 @@ def telemetry_render(
     By default those of settled batches: times, memory, bytes.
     """
     from staffa import api
-    from staffa.views import report
+    from staffa.views import sheets
     from staffa.views.telemetry import render
 
     fields = [name for words in show or () for name in words.split(",")]
     facts = api.telemetry(log, event, show=fields)
-    write(report.as_json(facts) if as_json else render(facts, form).rstrip("\n"))
+    write(sheets.as_json(facts) if as_json else render(facts, form).rstrip("\n"))
 
 
 @telemetry_app.command("schema")

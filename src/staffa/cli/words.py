@@ -28,6 +28,8 @@ profile_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Loo
 app.add_typer(profile_app, name="profile")
 plugins_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at what is plugged in.")
 app.add_typer(plugins_app, name="plugins")
+archive_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at sealed archives; copy them.")
+app.add_typer(archive_app, name="archive")
 telemetry_app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Look at what a campaign's events measure."
 )

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from staffa.campaign.plan import Group, Plan
+from staffa.cells import packed, unpacked
 from staffa.errors import StaffaError
 from staffa.execution.bench import spec_of
 from staffa.experiment.backend import backend
@@ -135,9 +136,14 @@ def _looped(plan: Plan, group: Group, job: Job, programs: Programs, code: Path) 
     loop.run(range(len(places)), unguarded, lambda: None)
     lanes = {}
     for row, lane in enumerate(job.lanes):
-        outputs = {name: buffer[row] for name, buffer in loop.outputs.items()}
+        outputs = {name: _row(buffer, row) for name, buffer in loop.outputs.items()}
         lanes[lane] = Lane(int(loop.outcomes[row]), loop.messages.get(row, ""), outputs)
     return Done(1, lanes)
+
+
+def _row(buffer: Row, row: int) -> Row:
+    """One trial's array; of a single object, too."""
+    return buffer[row : row + 1].reshape(buffer.shape[1:])
 
 
 def _schema(group: Group) -> Schema:
@@ -190,7 +196,7 @@ def answer(folder: Path) -> None:
             said = {lane: [found.outcome, found.message] for lane, found in done.lanes.items()}
             reply["jobs"].append({"width": done.width, "lanes": said})
             for lane, found in done.lanes.items():
-                arrays |= {f"{number}/{lane}/{name}": value for name, value in found.outputs.items()}
+                arrays |= packed({f"{number}/{lane}/{name}": value for name, value in found.outputs.items()})
     except StaffaError as error:
         reply["error"] = [type(error).__name__, error.message, error.hint]
     with (folder / "arrays.npz").open("wb") as file:
@@ -209,8 +215,11 @@ def answered(folder: Path, plan: Plan, jobs: Sequence[Job]) -> tuple[list[Done],
         for number, (job, said) in enumerate(zip(jobs, reply["jobs"], strict=True)):
             lanes = {}
             for lane, (outcome, message) in said["lanes"].items():
-                names = [output.name for output in plan.groups[job.group].outputs]
-                lanes[int(lane)] = Lane(outcome, message, {name: arrays[f"{number}/{lane}/{name}"] for name in names})
+                own = f"{number}/{lane}/"
+                here = {name: arrays[name] for name in arrays.files if name.startswith(own)}
+                words = {own + output.name: output.dtype for output in plan.groups[job.group].outputs}
+                outputs = {name.removeprefix(own): value for name, value in unpacked(here, words).items()}
+                lanes[int(lane)] = Lane(outcome, message, outputs)
             found.append(Done(said["width"], lanes))
     return found, reply["backend"]
 

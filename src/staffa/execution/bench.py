@@ -56,6 +56,8 @@ class Order:
     """Seconds the batch's beginning and one of its segments are expected to take; 0 where unknown."""
     telemetry: bool = True
     """Whether the receipt tells of memory."""
+    logs: str = "none"
+    """Whose prints are kept: `none`, `failed` or `all`."""
 
     @property
     def batch_id(self) -> str:

@@ -11,8 +11,9 @@ import random
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
-from staffa.campaign.plan import Plan
+from staffa.campaign.plan import Group, Plan
 from staffa.execution.marks import Started
 from staffa.trial import Outcome, canonical
 
@@ -136,6 +137,8 @@ class Board:
         self._aloft: dict[Batch, tuple[int, ...] | None] = {}
         """Lanes that are being tried, of each batch in flight; None for all that have no data."""
         self._counts: dict[Batch, Counter[str]] = {}
+        self._groups: defaultdict[int, Counter[str]] = defaultdict(Counter)
+        """The same, summed up by group."""
         self._part_of = {(part.group, b): n for n, part in enumerate(plan.parts) for b in part.batches()}
         self._open = [len(part.batches()) for part in plan.parts]
         self._programs = _programs(plan)
@@ -343,7 +346,12 @@ class Board:
     @property
     def trials_flying(self) -> int:
         """Trials that are being tried; of a batch that was never settled, all of it."""
-        return sum(self._size(batch) if lanes is None else len(lanes) for batch, lanes in self._aloft.items())
+        return sum(self._aloft_by_group().values())
+
+    def by_group(self) -> list[dict[str, Any]]:
+        """Every group in numbers, in the order of the plan."""
+        aloft = self._aloft_by_group()
+        return [group_facts(group, self._groups[n], aloft[n]) for n, group in enumerate(self.plan.groups)]
 
     @property
     def trials_retrying(self) -> int:
@@ -396,6 +404,13 @@ class Board:
         trouble.attempts = max(trouble.attempts, 1) + 1
         left_out = tuple((lane, outcome, text) for lane, (outcome, text) in sorted(trouble.leave_out.items()))
         return Next(batch, trouble.attempts, lanes, left_out, trouble.suspects)
+
+    def _aloft_by_group(self) -> Counter[int]:
+        """Trials that are being tried."""
+        found: Counter[int] = Counter()
+        for batch, lanes in self._aloft.items():
+            found[batch[0]] += self._size(batch) if lanes is None else len(lanes)
+        return found
 
     def _land(self, batch: Batch) -> None:
         self.flying.discard(batch)
@@ -462,9 +477,10 @@ class Board:
 
     def _settle(self, batch: Batch, counts: Mapping[str, int], *, open_again: bool = False) -> None:
         known = {word: count for word, count in counts.items() if word != Outcome.MISSING.word}
-        self.outcomes.subtract(self._counts.get(batch, {}))
+        for sums in (self.outcomes, self._groups[batch[0]]):
+            sums.subtract(self._counts.get(batch, {}))
+            sums.update(known)
         self._counts[batch] = Counter(known)
-        self.outcomes.update(known)
         if open_again:
             self._unsettle(batch)
         elif batch in self._unsettled:
@@ -475,6 +491,18 @@ class Board:
         if batch not in self._unsettled:
             self._unsettled.add(batch)
             self._open[self._part_of[batch]] += 1
+
+
+def group_facts(group: Group, outcomes: Mapping[str, int], flying: int = 0) -> dict[str, Any]:
+    """A group in numbers.
+
+    Arguments:
+    - `outcomes`: its trials by outcome; `flying`: how many are being tried.
+    """
+    known = {word: count for word, count in sorted(outcomes.items()) if count}
+    settled = sum(known.values())
+    facts = {"group": group.name, "of": group.label, "trials": group.trials, "settled": settled}
+    return facts | {"outcomes": known, "flying": flying}
 
 
 def _programs(plan: Plan) -> list[str]:

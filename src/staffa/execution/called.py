@@ -30,21 +30,25 @@ class Function:
         self._function = _function(said["use"], self._directory, said["field"])
 
     def call(self, facts: Mapping[str, Any]) -> None:
+        """Call it once; what it returns is nobody's business."""
+        self.answer(facts)
+
+    def answer(self, *arguments: Any) -> Any:
         """Call it once. What it raises is told with its line."""
         try:
             with importing_from(self._directory):
-                self._function(facts)
+                return self._function(*arguments)
         except Exception as error:
             raise explained(error, self._directory, self._name) from error
 
 
-def _function(reference: str, directory: Path, field: str) -> Callable[[Any], Any]:
+def _function(reference: str, directory: Path, field: str) -> Callable[..., Any]:
     file, _, name = reference.rpartition(":")
     if not (directory / file).is_file():
         files = [str(path.relative_to(directory)) for path in directory.glob("**/*.py")]
         raise PluginError(f"{field}: {reference!r}: there is no file {file!r} in {directory}", near(file, files))
     module = import_file(directory / file, directory)
-    found: Callable[[Any], Any] | None = getattr(module, name, None)
+    found: Callable[..., Any] | None = getattr(module, name, None)
     if not callable(found):
         known = [one for one, value in vars(module).items() if callable(value)]
         raise PluginError(f"{field}: {reference!r}: {file} has no function {name!r}", near(name, known))

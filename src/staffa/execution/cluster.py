@@ -9,11 +9,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 import warnings
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import dask
-from distributed import Client, LocalCluster, Security
+from distributed import Client, LocalCluster, Nanny, Security
 
 from staffa.errors import ClusterError
 from staffa.execution.lanes import THREADS, Lanes
@@ -21,6 +23,16 @@ from staffa.execution.pool import Pool
 from staffa.execution.settings import SETTINGS
 from staffa.storage.credentials import Credentials, credentials
 from staffa.storage.workspace import Workspace
+
+PORTS = 100
+"""Ports that are tried for the dashboard, from the wanted one on."""
+
+
+class Attendant(Nanny):  # type: ignore[misc]
+    """Looks after a worker that serves no pages: what draws them takes a second and 60 MB in each process."""
+
+    def __init__(self, *addresses: Any, **options: Any) -> None:
+        super().__init__(*addresses, **{**options, "dashboard": False})
 
 
 @contextlib.contextmanager
@@ -36,10 +48,10 @@ def local_pool(
     """A cluster of processes on this machine, one for each core unless said otherwise."""
     security = secured(campaign_credentials(workspace))
     # Without a dashboard Dask still serves health and metrics: on a free port, loopback too.
-    address = f"127.0.0.1:{port if dashboard else 0}"
+    address = f"127.0.0.1:{free_port(port) if dashboard else 0}"
     settings = {**SETTINGS, "distributed.nanny.pre-spawn-environ": environment}
     with _kept(environment), dask.config.set(settings), quiet(workspace), warnings.catch_warnings():
-        # A taken port is not worth a warning: the next free one is used, and its link is shown.
+        # Somebody may take it in between: Dask then chooses any other, and its link is shown.
         warnings.filterwarnings("ignore", "Port .* is already in use")
         try:
             cluster = LocalCluster(
@@ -50,6 +62,8 @@ def local_pool(
                 protocol="tls://",
                 security=security,
                 dashboard_address=address,
+                scheduler_kwargs={"dashboard": dashboard},
+                worker_class=Attendant,
                 worker_dashboard_address="127.0.0.1:0",
                 memory_limit=memory or "auto",
                 silence_logs=logging.CRITICAL,
@@ -109,6 +123,17 @@ def secured(found: Credentials) -> Security:
         for kind, path in (("cert", found.cert), ("key", found.key))
     }
     return Security(tls_ca_file=str(found.ca), require_encryption=True, **pair)
+
+
+def free_port(wanted: int) -> int:
+    """The wanted port of this host's loopback, or the next that is free; 0 (any) where none of `PORTS` is."""
+    for port in range(wanted, min(wanted + PORTS, 1 << 16)) if wanted else ():
+        with socket.socket() as tried:
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as whoever listens there will do
+            with contextlib.suppress(OSError):
+                tried.bind(("127.0.0.1", port))
+                return port
+    return 0
 
 
 def cores() -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from staffa.campaign.config import Declaration, plain
 from staffa.errors import ConfigError, near
@@ -14,13 +13,14 @@ from staffa.execution.hooks import RunHooks, TrialHooks
 from staffa.execution.outside import Scene
 from staffa.execution.trackers import Tracking
 from staffa.experiment.plugins import offers
+from staffa.experiment.registry import check_file
 from staffa.storage.files import read_json
 from staffa.storage.workspace import Workspace
 from staffa.telemetry import run_id
 
 
 def check_company(declaration: Declaration) -> None:
-    """Refuse hooks and trackers that are not there; nothing of them is imported.
+    """Refuse hooks, trackers and who is asked `after` that are not there; nothing of them is imported.
 
     Raises `ConfigError` that begins with the dotted path.
     """
@@ -31,7 +31,9 @@ def check_company(declaration: Declaration) -> None:
     functions += [("hooks.pre_trial", hooks.pre_trial), ("hooks.post_trial", hooks.post_trial)]
     for field, hook in functions:
         if isinstance(hook, str):
-            _check_file(field, hook, directory)
+            check_file(field, hook, directory)
+    if config.after is not None:
+        check_file("after.use", config.after.use, directory)
     for number, tracker in enumerate(config.trackers):
         _check_tracker(f"trackers[{number}].use", tracker.use, directory)
 
@@ -73,18 +75,9 @@ def _source(workspace: Workspace) -> Path:
 
 def _check_tracker(field: str, use: str, directory: Path) -> None:
     if ":" in use or use.endswith(".py"):
-        _check_file(field, use, directory)
+        check_file(field, use, directory)
         return
     known = [offer.name for offer in offers("trackers")]
     if use not in known:
         hint = near(use, known) or "no tracker is installed; for a file write tracker.py:Class"
         raise ConfigError(f"{field}: there is no tracker {use!r}", hint)
-
-
-def _check_file(field: str, reference: str, directory: Path) -> None:
-    file, _, name = reference.rpartition(":")
-    if not file.endswith(".py") or not name.isidentifier():
-        raise ConfigError(f"{field}: {reference!r} is not a reference", "write it as module.py:name")
-    if not (directory / file).is_file():
-        files: Any = [str(path.relative_to(directory)) for path in directory.glob("**/*.py")]
-        raise ConfigError(f"{field}: {reference!r}: there is no file {file!r} in {directory}", near(file, files))

@@ -7,7 +7,7 @@ after the seal) go to supplements of their own; nothing ever stands twice.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,10 @@ import pyarrow.parquet as pq
 from staffa.campaign.inputs import missing_of
 from staffa.campaign.model import EveryConfig
 from staffa.campaign.plan import Part, Plan
-from staffa.execution.reduce import SealOrder, archive_layout
-from staffa.storage.archive import Archive, SealedFile, SealedPart
+from staffa.execution.ensemble import Blocks, finish, unanswered
+from staffa.execution.reduce import SealOrder
+from staffa.rows import archive_layout, tries_of
+from staffa.storage.archive import Archive, SealedFile, SealedPart, part_of, sealed_names
 from staffa.storage.books import Books, Failure
 from staffa.storage.hot import HotStore
 from staffa.storage.states import standing
@@ -49,8 +51,11 @@ class Due:
 class Consolidation:
     """The archive as the driver sees it: which parts stand, and what is still to be sealed."""
 
-    def __init__(self, workspace: Workspace, plan: Plan, digest: str, stores: Mapping[int, HotStore]) -> None:
+    def __init__(
+        self, workspace: Workspace, plan: Plan, digest: str, stores: Mapping[int, HotStore], reducers: Blocks = ()
+    ) -> None:
         self.workspace, self.plan, self.digest = workspace, plan, digest
+        self.reducers = reducers
         self.stores = stores
         self.archive = Archive(workspace.archive, archive_layout(plan), plan.compression, plan.level)
         self.sealed: dict[str, list[str]] = {}
@@ -64,9 +69,7 @@ class Consolidation:
         self.plan, self.digest = plan, digest
         self.archive = Archive(self.workspace.archive, archive_layout(plan), plan.compression, plan.level)
 
-    def order(
-        self, part: Part, books: Books, nodes: Mapping[tuple[int, int], str], *, again: bool = False
-    ) -> SealOrder | None:
+    def order(self, part: Part, books: Books, *, again: bool = False) -> SealOrder | None:
         """What sealing `part` now would take; None where nothing is missing from the archive.
 
         Arguments:
@@ -74,9 +77,21 @@ class Consolidation:
         """
         files = self.sealed.get(part.name, [])
         if not files or again:
-            return self._order(part, part.name, None, books, nodes)
+            return self._order(part, part.name, None, books)
         lanes = self._unsealed(part, files)
-        return self._order(part, f"{part.name}-s{len(files)}", lanes, books, nodes) if lanes else None
+        return self._order(part, f"{part.name}-s{len(files)}", lanes, books) if lanes else None
+
+    def pruning(self, part: Part) -> SealOrder:
+        """What removing a sealed part's shards takes."""
+        return replace(self._plain(part, part.name), task="prune")
+
+    def answering(self, part: Part) -> SealOrder | None:
+        """What asking reducers takes that came after a part was sealed; None where all of them have answered."""
+        if not self.reducers or not self.sealed.get(part.name):
+            return None
+        outputs = {array.name for array in self.stores[part.group].layout.arrays}
+        files = unanswered(self.workspace, self.reducers, outputs, self.sealed[part.name])
+        return replace(self._plain(part, part.name), task="answer", files=tuple(files)) if files else None
 
     def lanes(self, part: Part, batch: int) -> set[int]:
         """Lanes of a batch of a part that stand in its files."""
@@ -100,6 +115,10 @@ class Consolidation:
                 self._list(rows, number, store, batch, [n for n in lanes if n not in there], status, books)
         self.archive.failed(_columns(rows, self.archive.layout.failed()))
         return len(rows["trial"])
+
+    def reduced(self) -> None:
+        """Put the reducers' answers to all parts together."""
+        finish(self.workspace, self.reducers, [name for names in self.sealed.values() for name in names])
 
     def _list(
         self,
@@ -142,7 +161,7 @@ class Consolidation:
         self._mend_manifest(names)
         listed = self.archive.manifest()["parts"]
         for name in names:
-            part = _part_of(name)
+            part = part_of(name)
             self.sealed.setdefault(part, []).append(name)
             self.held[part] = self.held.get(part, 0) + int(listed[name]["trials"])
 
@@ -153,17 +172,12 @@ class Consolidation:
             if name not in known:
                 self.archive.enter(described(self.workspace.archive, name))
 
-    def _order(
-        self, part: Part, name: str, lanes: Any, books: Books, nodes: Mapping[tuple[int, int], str]
-    ) -> SealOrder:
+    def _order(self, part: Part, name: str, lanes: Any, books: Books) -> SealOrder:
         store = self.stores[part.group]
-        attempts = []
-        for batch in part.batches():
-            charged = books.attempts(f"g{part.group}/{batch}")
-            if charged > 1:
-                counts = self._attempts(store, batch, books)
-                attempts += [(batch, lane, count) for lane, count in counts]
-        found = tuple((batch, nodes[part.group, batch]) for batch in part.batches() if (part.group, batch) in nodes)
+        tries = tuple((batch, tries_of(books, store, (part.group, batch))) for batch in part.batches())
+        return replace(self._plain(part, name), lanes=lanes, tries=tries)
+
+    def _plain(self, part: Part, name: str) -> SealOrder:
         return SealOrder(
             str(self.workspace.root),
             self.digest,
@@ -172,14 +186,8 @@ class Consolidation:
             part.group,
             part.first,
             part.last,
-            lanes,
-            tuple(attempts),
-            found,
+            reducers=self.reducers,
         )
-
-    def _attempts(self, store: HotStore, batch: int, books: Books) -> list[tuple[int, int]]:
-        digests = store.digests(batch)
-        return [(lane, len(books.failures[t]) + 1) for lane, t in enumerate(digests) if t in books.failures]
 
     def _unsealed(self, part: Part, files: list[str]) -> tuple[tuple[int, tuple[int, ...]], ...]:
         there = _trials(self.workspace, files)
@@ -206,9 +214,7 @@ class Sealed:
 
     def __init__(self, workspace: Workspace, plan: Plan) -> None:
         self._workspace = workspace
-        files: dict[str, list[str]] = {}
-        for file in workspace.trials_archive.glob("part-*.parquet"):
-            files.setdefault(_part_of(file.stem), []).append(file.stem)
+        files = {part: list(names) for part, names in sealed_names(workspace.archive).items()}
         self._files = {(p.group, n): files[p.name] for p in plan.parts if p.name in files for n in p.batches()}
         self._read: tuple[list[str], set[str]] = [], set()
         """The files of one part and the trials in them: batches mostly come part by part."""
@@ -232,11 +238,6 @@ def _trials(workspace: Workspace, files: Iterable[str]) -> set[str]:
     """The trials that published files hold."""
     paths = [workspace.trials_archive / f"{name}.parquet" for name in files]
     return {trial for path in paths for trial in pq.read_table(path, columns=["trial"])["trial"].to_pylist()}
-
-
-def _part_of(file: str) -> str:
-    """The part that a published file belongs to: its own, or a supplement."""
-    return "-".join(file.split("-")[:2])
 
 
 def described(archive: Path, name: str) -> SealedPart:

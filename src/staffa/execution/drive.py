@@ -21,6 +21,7 @@ from staffa.execution.chronicle import Listener
 from staffa.execution.cluster import cores, given_pool, local_pool
 from staffa.execution.ending import HANDOVER, Ended, Stop
 from staffa.execution.pool import Pool
+from staffa.execution.posting import Poster
 from staffa.execution.prepare import adopt_code, current_plan, open_stores, plan_digest
 from staffa.execution.runner import Runner
 from staffa.execution.tally import batch_counts, counted
@@ -78,6 +79,9 @@ def drive(
         figures = counted(found, stores)
         batches = 0 if seal else sum("missing" in counts for _, counts in batch_counts(found, stores))
         pool = stack.enter_context(workers_of(workspace, declaration, client, stop, batches))
+        for listener in heard:
+            if isinstance(listener, Poster):
+                stack.enter_context(listener.posted(pool, ledger.books))
         digest, config = plan_digest(found), declaration.campaign
         runner = Runner(workspace, found, digest, config, ledger, stores, pool, listeners=heard, stop=stop)
         audience.begin(_header(workspace, declaration, lease, found.code, ledger, pool), figures)
@@ -98,11 +102,20 @@ def _header(
         workers=len(pool.members()),
         resumed=bool(ledger.books.runs),
         dashboard=pool.dashboard,
+        port_taken=_port_taken(declaration, pool),
         code=code,
         staffa=_version(),
         telemetry=declaration.campaign.execution.telemetry,
         **run_facts(declaration, code),
     )
+
+
+def _port_taken(declaration: Declaration, pool: Pool) -> int:
+    """The port the dashboard was to have, where somebody else has it; 0 where all is as it was to be."""
+    machine, scheduler = declaration.campaign.cluster, getattr(pool.cluster, "scheduler", None)
+    if scheduler is None or not pool.dashboard or machine.kind not in ("local", "slurm", "allocation"):
+        return 0
+    return machine.dashboard_port if scheduler.http_server.port != machine.dashboard_port else 0
 
 
 def _version() -> str:

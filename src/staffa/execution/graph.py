@@ -41,10 +41,12 @@ def batch_graph(order: Order, sampling: Sampling, worker: str | None = None) -> 
 
 def reduce_graph(seal: reduce.SealOrder, segments: int, worker: str | None = None) -> Delayed:
     """One part of the archive: read its batches, make tables and summaries, seal."""
-    tables, rows = [], []
+    tables, rows, answers = [], [], []
     again = f".{seal.issue}" if seal.issue > 1 else ""
     tag = f"{seal.part.replace('part-', 'p')}{again}"
     with _on("archive", worker):
+        if seal.task != "seal":
+            return _task({"answer": reduce.answer, "prune": reduce.prune}[seal.task], seal.task, tag, 0, seal)
         for batch in range(seal.first, seal.last):
             pieces = [
                 _task(reduce.read, "read", f"{tag}-b{batch}", segment, seal, batch, segment)
@@ -55,7 +57,9 @@ def reduce_graph(seal: reduce.SealOrder, segments: int, worker: str | None = Non
                 _task(reduce.summary, "summary", f"{tag}-b{batch}", n, seal, piece) for n, piece in enumerate(pieces)
             ]
             rows.append(_merged(partial, f"{tag}-b{batch}"))
-        return _task(reduce.seal, "seal", tag, 0, seal, tables, rows)
+            if seal.reducers:
+                answers.append(_task(reduce.mapped, "map", f"{tag}-b{batch}", 0, seal, pieces))
+        return _task(reduce.seal, "seal", tag, 0, seal, tables, rows, answers)
 
 
 def _merged(partial: list[Delayed], tag: str) -> Delayed:

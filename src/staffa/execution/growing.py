@@ -30,14 +30,16 @@ import numpy.typing as npt
 from staffa.campaign.blocks import trial_names
 from staffa.campaign.config import Declaration, difference, dump, load, load_frozen, plain
 from staffa.campaign.frozen import recorded
-from staffa.campaign.identity import FREE, stand_in
+from staffa.campaign.identity import EXPERIMENT, FREE, NOTES, stand_in
 from staffa.campaign.inputs import Inputs
-from staffa.campaign.layers import Origin, values
+from staffa.campaign.joining import SAMPLING
+from staffa.campaign.layers import Origin, from_python, values
 from staffa.campaign.plan import Earlier, Plan
 from staffa.campaign.reading import read_text
-from staffa.errors import ConfigError, StaffaError, WorkspaceError
+from staffa.errors import ConfigError, StaffaError, WorkspaceError, near
 from staffa.execution.exempt import Desk, Mask, check_inputs, named, seated, untried
 from staffa.execution.prepare import (
+    Built,
     Prepared,
     check_differences,
     current_plan,
@@ -51,13 +53,14 @@ from staffa.execution.wishes import Wishes
 from staffa.storage.books import Books, fold
 from staffa.storage.files import DISK, sync_directory, write_aside
 from staffa.storage.ledger import Ledger, history
+from staffa.storage.merged import read_merge
 from staffa.storage.provenance import code_digest
-from staffa.storage.roster import read_rosters, roster_digests
+from staffa.storage.roster import names_of, read_rosters, roster_digests
 from staffa.storage.spans import spans, unspan
 from staffa.storage.workspace import Workspace
 from staffa.trial import Outcome
 
-GROWING = ("space", "replicates", "inputs", "duplicates", "campaign.description", "campaign.tags")
+GROWING = ("space", "replicates", "inputs", "duplicates", "campaign.description", "campaign.tags", *NOTES)
 """What may differ when a campaign grows or shrinks."""
 SHRUNK = "shrunk"
 """Why trials are cancelled that were dropped from the campaign: naming them again brings them back."""
@@ -114,6 +117,8 @@ def redeclared(
     frozen = load_frozen(workspace.frozen, directory=workspace.code)
     given = {"space": space, "inputs": inputs, "replicates": replicates}
     said = [*overrides, *(f"{name}={json.dumps(value)}" for name, value in given.items() if value is not None)]
+    if path is None and space is None:
+        _check_said(workspace, said)
     if path is None:
         wanted = load_frozen(workspace.frozen, directory=workspace.code, overrides=_placed(said, frozen))
     else:
@@ -130,6 +135,70 @@ def redeclared(
             f"undo the change, raise campaign.version, or first: staffa resume {workspace.root} --accept-code-change",
         )
     return _grafted(frozen, wanted, recorded(workspace.frozen.read_text()))
+
+
+def _check_said(workspace: Workspace, changes: Iterable[str]) -> None:
+    """Refuse changes of a space that does not name all trials: those it does not name would not follow."""
+    merged = read_merge(workspace)
+    about = [change for change in changes if change.strip().startswith(("space", "replicates"))]
+    if merged is not None and not merged["declared"] and about:
+        raise WorkspaceError(
+            f"{about[0]}: the space of {workspace.root} does not name all of its trials, since no blocks say what "
+            f"{' and '.join(source['root'] for source in merged['sources'])} have together",
+            f"say the whole space: staffa expand {workspace.root} CAMPAIGN.yaml",
+        )
+
+
+def _check_explored(prepared: Prepared, plan: Plan) -> None:
+    """Refuse new trials of a merged campaign that do not say what is explored in it."""
+    known = {column.name for column in prepared.rows.points.columns}
+    lacking = [name for name, _ in plan.parameters if name.startswith((EXPERIMENT, SAMPLING)) and name not in known]
+    if lacking and len(prepared.rows.kept):
+        raise ConfigError(
+            f"space: {', '.join(lacking)}: explored since campaigns were merged, and not in this space",
+            "name it in the space"
+            if lacking[0].startswith(EXPERIMENT)
+            else "no space says how trials are sampled: expand the campaigns themselves, and merge them again",
+        )
+
+
+def kept_up(declaration: Declaration, workspace: Workspace) -> Declaration:
+    """A declaration with all that the campaign has grown by since it was written."""
+    found = _grafted(declaration, load_frozen(workspace.frozen, directory=workspace.code), {})
+    title = {"campaign": declaration.campaign.campaign}
+    return replace(found, campaign=found.campaign.model_copy(update=title))
+
+
+def appended(workspace: Workspace, together: Mapping[str, Iterable[Any]]) -> list[dict[str, Any]]:
+    """The frozen space with more points, where it is one list of points: the values of each parameter in turn.
+
+    Raises `ConfigError` where it is a product, or where other parameters are meant than those it has.
+    """
+    space = plain(load_frozen(workspace.frozen, directory=workspace.code))["space"]
+    block = space[0] if len(space) == 1 else {}
+    known = block.get("zip") or (block.get("grid") if len(block.get("grid", ())) == 1 else None)
+    if known is None or len(block) > 1:
+        given = " x ".join(next(iter(one)) for one in space) or "one point"
+        raise ConfigError(
+            f"the space of {workspace.root} is no list of points that could be longer ({given})",
+            "give it whole: space=[…]",
+        )
+    if known.keys() != together.keys():
+        stranger = next((name for name in together if name not in known), "")
+        hint = near(stranger, known) if stranger else f"explored: {', '.join(known)}"
+        raise ConfigError(f"{list(together)} are not the parameters that {workspace.root} explores", hint)
+    more = {name: from_python(list(together[name]), Origin("python"), (name,)) for name in known}
+    grown = {name: [*(old if isinstance(old, list) else [old]), *values(more)[name]] for name, old in known.items()}
+    return [{"zip": grown}]
+
+
+def lengthened(workspace: Workspace, points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The frozen space with more points where it is a list of such; otherwise these alone: others stay, unnamed."""
+    space = plain(load_frozen(workspace.frozen, directory=workspace.code))["space"]
+    listed = space[0]["list"] if len(space) == 1 and space[0].keys() == {"list"} else []
+    if any(point.keys() != other.keys() for point in points[:1] for other in listed[:1]):
+        listed = []
+    return [{"list": list({json.dumps(point, sort_keys=True): point for point in [*listed, *points]}.values())}]
 
 
 def _placed(overrides: Iterable[str], declaration: Declaration) -> list[str]:
@@ -193,6 +262,8 @@ def propose(workspace: Workspace, declaration: Declaration, *, shrink: bool = Fa
         _inputs(workspace, plan, frozen, declaration),
     )
     declared = prepared.rows.declared
+    if read_merge(workspace) is not None:
+        _check_explored(prepared, plan)
     if shrink and len(prepared.rows.kept):
         raise ConfigError(
             f"{len(prepared.rows.kept)} trials of this space are not in the campaign: it would grow",
@@ -202,7 +273,7 @@ def propose(workspace: Workspace, declaration: Declaration, *, shrink: bool = Fa
     drop = outside if shrink else np.zeros(len(known), bool)
     again = np.zeros(len(known), bool) if shrink else ~outside & _shrunk(workspace, plan, marks, known)
     if again.any() and not back:
-        again &= ~stand_in(known, trial_names(frozen.campaign))
+        again &= ~stand_in(known, trial_names(frozen.campaign, Built(workspace.code).offer))
     changed = bool(difference(frozen, declaration)) or bool(len(prepared.rows.kept))
     facts = {
         "root": str(workspace.root),
@@ -365,6 +436,7 @@ def publish(workspace: Workspace, name: str, plan: Plan) -> None:
     before = workspace.declared(generation - 1)
     if not before.exists():
         write_aside(before, workspace.campaign_yaml.read_bytes())
+    names_of(folder / "trials.parquet").replace(names_of(workspace.trials(generation)))
     (folder / "trials.parquet").replace(workspace.trials(generation))
     (folder / "campaign.yaml").replace(workspace.declared(generation))
     sync_directory(workspace.metadata)

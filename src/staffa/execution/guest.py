@@ -6,7 +6,7 @@ the interpreter's lock the driver needs. The driver's side is `Guest`; `main` is
     python -m staffa.execution.guest FILE-DESCRIPTOR
 
 Each line is a JSON object. The driver says `{"call": name, "with": value}` and waits for
-`{"failed": ""}` or why. The first call, `come`, names what is to be loaded; what it is then decides
+`{"failed": "", "answer": value}` or why. The first call, `come`, names what is to be loaded; what it is then decides
 what the others mean. The process ends when the driver closes its end, or dies.
 """
 
@@ -62,8 +62,8 @@ class Guest:
         """Whether its process is there; otherwise the next call starts one, which knows nothing."""
         return self._process is not None
 
-    def call(self, name: str, value: Any, limit: float, halt: threading.Event) -> None:
-        """Have it do something.
+    def call(self, name: str, value: Any, limit: float, halt: threading.Event) -> Any:
+        """Have it do something; returns what it answers, as far as JSON can say it.
 
         Raises `Failed` where it raised, died or took longer than `limit` seconds (`NotLoaded` where it
         cannot be had at all); a process that did not answer is ended, and another one is started for
@@ -71,7 +71,7 @@ class Guest:
         """
         if not self.here:
             self._start(halt)
-        self._ask(name, value, limit, halt)
+        return self._ask(name, value, limit, halt)
 
     def end(self) -> None:
         """Let the process go, and see that it goes."""
@@ -108,7 +108,7 @@ class Guest:
             self.end()
             raise
 
-    def _ask(self, name: str, value: Any, limit: float, halt: threading.Event) -> None:
+    def _ask(self, name: str, value: Any, limit: float, halt: threading.Event) -> Any:
         try:
             reply = self._exchange({"call": name, "with": value}, time.monotonic() + limit, halt)
         except TimeoutError:
@@ -120,6 +120,7 @@ class Guest:
             raise Failed(f"its process ended{code}") from None
         if reply.get("failed"):
             raise (NotLoaded if name == "come" else Failed)(discreet(str(reply["failed"])))
+        return reply.get("answer")
 
     def _exchange(self, message: Mapping[str, Any], until: float, halt: threading.Event) -> dict[str, Any]:
         assert self._line is not None
@@ -157,13 +158,13 @@ def main(descriptor: int) -> None:
         threading.Thread(target=_hear, args=(line, heard.put), daemon=True).start()
         host: Any = None
         while (text := heard.get()) is not None:
-            message = json.loads(text)
+            message, answer = json.loads(text), None
             if message["call"] == "come":
                 host, failed = _tried(_come, message["with"])
             else:
-                _, failed = _tried(getattr(host, message["call"]), message["with"])
+                answer, failed = _tried(getattr(host, message["call"]), message["with"])
             sys.stdout.flush()
-            line.sendall(json.dumps({"failed": failed}).encode() + b"\n")
+            line.sendall(json.dumps({"failed": failed, "answer": answer}, default=str).encode() + b"\n")
 
 
 def _hear(line: socket.socket, put: Callable[[bytes | None], None]) -> None:

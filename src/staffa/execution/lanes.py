@@ -15,6 +15,7 @@ import os
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from typing import Any
 
 from distributed import WorkerPlugin, get_worker
@@ -36,6 +37,9 @@ class Lanes(WorkerPlugin):  # type: ignore[misc]  # distributed has no types
     """Whether the worker was asked to end what it does at the next segment."""
 
     def setup(self, worker: Any) -> None:
+        # Arrow loads pandas for its first array: a third of a second, which would be the first commits'. Not in a
+        # thread, while tasks import what they need: two imports at once can meet modules that are half there.
+        import_module("pandas")
         for name, threads in LANES.items():
             if name not in worker.executors:
                 worker.executors[name] = ThreadPoolExecutor(

@@ -28,6 +28,7 @@ from staffa.campaign.cost import PILOT, Cost, lane_bytes, program_of, segment_st
 from staffa.campaign.inputs import names_in, without
 from staffa.campaign.machine import ClusterConfig
 from staffa.campaign.plan import Group, Plan, bytes_per_trial
+from staffa.cells import blank
 from staffa.errors import ClusterError, ConfigError, PluginError
 from staffa.execution.bench import Bench, Order, bench_errors, bench_of, device_kind, start_mark
 from staffa.execution.drive import workers_of
@@ -183,17 +184,18 @@ def _writing(bench: Bench, group: Group, outputs: Mapping[str, npt.NDArray[Any]]
     segments = bench.plan.sampling.segments
     folder = bench.workspace.state / "pilot"
     layout = group_layout(bench.plan, replace(group, trials=rows, batch=rows))
-    words = np.zeros((rows, 4), np.uint32)
+    identity = np.zeros((rows, 4), np.uint32)
     names = layout.attributes["parameters"]
     columns = {name: np.zeros(rows, np.int64) for name in names}
     folder.mkdir(parents=True, exist_ok=True)
-    store = HotStore.create(folder / f"{group.name}.zarr", layout, words, ["0" * 32] * rows, columns)
+    store = HotStore.create(folder / f"{group.name}.zarr", layout, identity, ["0" * 32] * rows, columns)
 
     def write(data: Mapping[str, npt.NDArray[Any]]) -> int:
         paths = [store.write(name, 0, 0, values, folder / "scratch") for name, values in data.items()]
         return sum(path.stat().st_size for path in paths if path.exists())
 
-    single = {name: _only_first(values) for name, values in outputs.items()}
+    words = {array.name: array.dtype for array in layout.arrays}
+    single = {name: _only_first(values, words[name]) for name, values in outputs.items()}
     least, _ = _timed(lambda: write(single), 1)
     whole, size = _timed(lambda: write(outputs), 1)
     status, sums = np.ones(rows, np.uint8), np.zeros((segments, len(layout.arrays)), np.uint32)
@@ -202,10 +204,9 @@ def _writing(bench: Bench, group: Group, outputs: Mapping[str, npt.NDArray[Any]]
     return {"stored": size * segments / rows, "write": each * segments + (least * segments + commit) / group.batch}
 
 
-def _only_first(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def _only_first(values: npt.NDArray[Any], word: str) -> npt.NDArray[Any]:
     """The same with a single trial in it."""
-    fill = np.nan if np.issubdtype(values.dtype, np.inexact) else 0
-    rest = np.full_like(values, fill)
+    rest = blank(values.shape, word)
     rest[0] = values[0]
     return rest
 

@@ -19,20 +19,26 @@ import numpy as np
 
 from staffa.campaign.config import Declaration, difference, dump, load_frozen
 from staffa.campaign.cost import Cost
-from staffa.campaign.identity import FREE, run_facts
+from staffa.campaign.declared import Offered
+from staffa.campaign.identity import FREE, is_free, run_facts
 from staffa.campaign.inputs import Inputs, check_filled, names_in, without
 from staffa.campaign.plan import Earlier, Group, Plan, Rows, bytes_per_trial, group_parameters, sampling_of, unfold
+from staffa.campaign.qa import check_qa
 from staffa.errors import ConfigError, PluginError, WorkspaceError
 from staffa.execution.bench import spec_of
 from staffa.execution.company import check_company
-from staffa.execution.reduce import array_layout
+from staffa.execution.ensemble import blocks_of
+from staffa.execution.ensemble import check as check_reducers
 from staffa.experiment.protocol import Experiment, Sampling, Schema
-from staffa.experiment.registry import build
+from staffa.experiment.registry import build, offered
+from staffa.rows import array_layout
 from staffa.storage.files import write_aside
-from staffa.storage.hot import GroupLayout, HotStore
+from staffa.storage.hot import HotStore
+from staffa.storage.layouts import GroupLayout
 from staffa.storage.provenance import code_digest, dirty_files, gather, snapshot_code
 from staffa.storage.roster import hexadecimal, write_roster
 from staffa.storage.workspace import Workspace
+from staffa.trial import Scalar
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,12 @@ class Prepared:
         tables = 2 + len({output.table for output in self.plan.outputs() if output.table})
         return hot + len(self.plan.parts) * tables + len(self.plan.groups) * tables + 40
 
+    def __repr__(self) -> str:
+        title, batches = self.declaration.campaign.campaign, sum(group.batches for group in self.plan.groups)
+        names = ", ".join(name for name, _ in self.plan.parameters)
+        counts = f"{self.plan.trials:,} trials over {names or 'nothing'}; {batches:,} batches, {self.files:,} files"
+        return f"<plan of {title.version}_{title.name}: {counts}, {self.bytes / 1e6:,.3g} MB before compression>"
+
 
 def unfolded(declaration: Declaration, earlier: Earlier | None = None, inputs: Inputs | None = None) -> Prepared:
     """Unfold a declaration, refusing whatever cannot run; nothing is written.
@@ -85,13 +97,7 @@ def unfolded(declaration: Declaration, earlier: Earlier | None = None, inputs: I
     config, directory = declaration.campaign, declaration.directory
     if inputs is None:
         inputs = Inputs(config.inputs.paths, config.inputs.together).resolved(directory)
-    objects: dict[str, Experiment] = {}
-
-    def built(block: Mapping[str, Any]) -> Experiment:
-        key = json.dumps(block, sort_keys=True, default=str)
-        if key not in objects:
-            objects[key] = build(block, directory)
-        return objects[key]
+    built = Built(directory)
 
     def vectorize(block: Mapping[str, Any], names: Collection[str]) -> tuple[str, tuple[str, ...]]:
         found = built(block)
@@ -101,14 +107,45 @@ def unfolded(declaration: Declaration, earlier: Earlier | None = None, inputs: I
         own = [name for name in found.static if name in names and name not in always]
         return (found.vectorize if mode == "auto" else mode), (*always, *own)
 
-    def describe(group: Group) -> Schema:
-        return _describe(built(group.experiment), group, config, directory)
+    def describe(group: Group, first: Mapping[str, Scalar]) -> Schema:
+        return _describe(built(group.experiment), group, first, config, directory)
 
     with _located(declaration):
         check_company(declaration)
-        plan, rows = unfold(config, code_digest(directory), describe, vectorize, earlier)
+        plan, rows = unfold(config, code_digest(directory), describe, vectorize, earlier, built.offer)
         plan = replace(plan, inputs=inputs)
+        check_reducers(blocks_of(config.reduce, plan.code), directory, plan)
+        check_qa(config.qa, plan, directory)
         return Prepared(declaration, plan, rows, missing=_without_inputs(plan, rows))
+
+
+def check_reducing(declaration: Declaration, workspace: Workspace) -> None:
+    """Refuse reducers that cannot be made, or that want outputs which the campaign does not record."""
+    plan = load_plan(workspace)
+    with _located(declaration):
+        check_reducers(blocks_of(declaration.campaign.reduce, plan.code), workspace.code, plan)
+
+
+class Built:
+    """Experiments by their blocks, each made once.
+
+    Arguments:
+    - `directory`: where file references start.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._known: dict[str, Experiment] = {}
+
+    def __call__(self, block: Mapping[str, Any]) -> Experiment:
+        key = json.dumps(block, sort_keys=True, default=str)
+        if key not in self._known:
+            self._known[key] = build(block, self._directory)
+        return self._known[key]
+
+    def offer(self, block: Mapping[str, Any]) -> Offered:
+        """What an experiment declares of its parameters."""
+        return offered(self(block))
 
 
 def create(prepared: Prepared, workspace: Workspace) -> Plan:
@@ -146,9 +183,17 @@ def write_trials(prepared: Prepared, roster: Path, stores: Path) -> None:
         HotStore.create(stores / f"{group.name}.zarr", prepared.layout(group), key_words(digests), names, columns)
 
 
-def check_unchanged(declaration: Declaration, workspace: Workspace) -> None:
-    """Refuse a declaration that differs from the frozen one in anything that matters."""
+def check_unchanged(declaration: Declaration, workspace: Workspace, *, grows: bool = False) -> None:
+    """Refuse a declaration that differs from the frozen one in anything that matters.
+
+    Arguments:
+    - `grows`: the campaign grows by itself: it may also be declared as it was at first.
+    """
     frozen = load_frozen(workspace.frozen, directory=declaration.directory)
+    first = workspace.declared(0)
+    if grows and first.is_file():
+        begun = load_frozen(first, directory=declaration.directory)
+        frozen = frozen if _changes(begun, declaration, FREE) else begun
     hint = (
         f"to let it grow: staffa expand {workspace.root} CAMPAIGN.yaml; for another one raise campaign.version, "
         f"or go on with the frozen one: staffa resume {workspace.root}"
@@ -161,14 +206,14 @@ def check_differences(
     frozen: Declaration, declaration: Declaration, free: Sequence[str], complaint: str, hint: str
 ) -> None:
     """Refuse a declaration that differs from the frozen one in more than what is `free`, with the difference."""
-    changed = [
-        (path, there, here)
-        for path, there, here in difference(frozen, declaration)
-        if not any(path == name or path.startswith(name.rstrip(".") + ".") for name in free)
-    ]
+    changed = _changes(frozen, declaration, free)
     if changed:
         rows = "\n".join(f"  {path}: {there!r} there, {here!r} here" for path, there, here in changed)
         raise WorkspaceError(f"{complaint}:\n{rows}", hint)
+
+
+def _changes(frozen: Declaration, declaration: Declaration, free: Sequence[str]) -> list[tuple[str, Any, Any]]:
+    return [(path, there, here) for path, there, here in difference(frozen, declaration) if not is_free(path, free)]
 
 
 def current_plan(workspace: Workspace, *, accept_code_change: bool = False) -> tuple[Plan, tuple[str, str] | None]:
@@ -237,6 +282,8 @@ def group_layout(plan: Plan, group: Group) -> GroupLayout:
         "experiment": json.dumps(group.experiment),
         "group": group.name,
         "parameters": [*columns, "replicate"],
+        # Names as netCDF's conventions have them: plots take them for labels.
+        "about": {name: _labels(plan.about[name].said) for name in columns if name in plan.about},
     }
     return GroupLayout(
         group.name,
@@ -252,12 +299,17 @@ def group_layout(plan: Plan, group: Group) -> GroupLayout:
     )
 
 
-def _describe(experiment: Experiment, group: Group, config: Any, directory: Path) -> Schema:
+def _labels(said: Mapping[str, str]) -> dict[str, str]:
+    return {{"unit": "units", "comment": "long_name"}.get(word, word): text for word, text in said.items()}
+
+
+def _describe(
+    experiment: Experiment, group: Group, first: Mapping[str, Scalar], config: Any, directory: Path
+) -> Schema:
     sampling = sampling_of(config)
     if group.vectorize == "off":
         from staffa.experiment.simulate import pilot
 
-        first = _first_point(config, group)
         return pilot(
             experiment,
             config.seeds.pack().channel("trials"),
@@ -270,18 +322,6 @@ def _describe(experiment: Experiment, group: Group, config: Any, directory: Path
 
     probe = _probe(config, group, sampling)
     return describe(experiment, spec_of(probe, group), directory)
-
-
-def _first_point(config: Any, group: Group) -> dict[str, Any]:
-    """Parameters of the first point that has the group's parameters: what the pilot trial gets."""
-    from staffa.campaign.space import Space
-
-    points = Space(config.space, config.seeds.pack().channel("space")).expand()
-    for row in points.rows():
-        own = {name: value for name, value in row.items() if not name.startswith("experiment.")}
-        if set(own) == set(group.traced) | set(group.static):
-            return own
-    return {}
 
 
 def _probe(config: Any, group: Group, sampling: Sampling) -> Plan:

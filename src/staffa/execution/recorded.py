@@ -15,10 +15,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from staffa.campaign.plan import Plan
+from staffa.cells import opened, type_of
 from staffa.errors import WorkspaceError
-from staffa.execution.reduce import archive_layout, array_layout
+from staffa.rows import archive_layout, array_layout
 from staffa.storage.archive import sealed_trials
+from staffa.storage.columns import elements
 from staffa.storage.hot import HotStore
+from staffa.storage.layouts import ArrayLayout
 from staffa.storage.roster import read_rosters
 from staffa.storage.tables import Block, draw_table, item_table
 from staffa.storage.workspace import Workspace
@@ -114,14 +117,7 @@ def stands(store: HotStore | None, batch: int) -> bool:
     """Whether a batch's data are in the hot store: committed, and not pruned."""
     if store is None or not np.isin(store.status(batch), DATA).any():
         return False
-    sums = store.checksums(batch)
-    shards = [
-        (store.chunk(array.name, batch, segment), sums[segment, number])
-        for number, array in enumerate(store.layout.arrays)
-        for segment in range(store.layout.segments)
-    ]
-    # A shard that is all fill is never stored, and its checksum is 0.
-    return not any(recorded and not path.exists() for path, recorded in shards) or any(p.exists() for p, _ in shards)
+    return not store.gone(batch).all()
 
 
 class Archived:
@@ -158,9 +154,15 @@ class Archived:
 def hot_gaps(store: HotStore, where: Standing, outputs: Mapping[str, Row], tolerance: float) -> dict[str, Gap]:
     """A trial's values against those of the hot store."""
     found = {}
+    layouts = {array.name: array for array in store.layout.arrays}
     for name, value in outputs.items():
         try:
-            found[name] = gap(np.asarray(store.read(name, where.batch)[where.lane]), value, tolerance)
+            own = store.read(name, where.batch)[where.lane : where.lane + 1]
+            if layouts[name].numeric:
+                found[name] = gap(own[0], value, tolerance)
+            else:
+                one, two = (_column(row, layouts[name], store.layout.draws) for row in (own, value[None]))
+                found[name] = column_gap(one, two, tolerance)
         except (RuntimeError, ValueError, OSError):
             # The codec cannot read a damaged shard.
             found[name] = Gap(value.size, value.size, math.inf)
@@ -185,7 +187,7 @@ def archived_gaps(
         np.zeros(1, np.float32),
         {name: value[None] for name, value in outputs.items()},
         {output.name: array_layout(output) for output in group.outputs},
-        plan.sampling.draws is not None,
+        plan.sampling.draws,
     )
     tables = {"draws": draw_table(block, layout), **{name: item_table(block, layout, name) for name in layout.tables}}
     found: dict[str, Gap] = {}
@@ -196,21 +198,41 @@ def archived_gaps(
     return found
 
 
-def column_gap(recorded: pa.ChunkedArray, again: pa.ChunkedArray, tolerance: float) -> Gap:
-    """Two columns of a table, value by value."""
-    one, two = recorded.combine_chunks(), again.combine_chunks()
-    if not pa.types.is_list(one.type):
-        return gap(one.to_numpy(zero_copy_only=False), two.to_numpy(zero_copy_only=False), tolerance)
-    lengths = pc.list_value_length(one)
-    if not lengths.equals(pc.list_value_length(two)):
+def _column(row: Row, layout: ArrayLayout, draws: int | None) -> pa.Array:
+    """What a trial has in the hot store, as Arrow has its values."""
+    return opened(row, type_of(layout.type), draws or 1) if layout.whole else elements(row.reshape(-1), layout)
+
+
+def column_gap(recorded: pa.Array, again: pa.Array, tolerance: float) -> Gap:
+    """Two columns of a table, value by value; of lists and structs their numbers."""
+    one, two = (found.combine_chunks() if isinstance(found, pa.ChunkedArray) else found for found in (recorded, again))
+    if one.type != two.type or len(one) != len(two) or not one.is_null().equals(two.is_null()):
+        return Gap(len(two), len(two), math.inf)
+    if pa.types.is_list(one.type):
+        return _list_gap(one, two, tolerance)
+    if pa.types.is_struct(one.type):
+        pairs = zip(one.flatten(), two.flatten(), strict=True)
+        gaps = [column_gap(first, second, tolerance) for first, second in pairs]
+        worst = max(gaps, key=lambda found: (found.largest, found.bits))
+        return replace(worst, bits=sum(found.bits for found in gaps), beyond=sum(found.beyond for found in gaps))
+    if pa.types.is_integer(one.type) or pa.types.is_floating(one.type) or pa.types.is_boolean(one.type):
+        first, second = (found.drop_null().to_numpy(zero_copy_only=False) for found in (one, two))
+        return gap(first, second, tolerance)
+    apart = np.flatnonzero(~pc.fill_null(pc.equal(one, two), True).to_numpy(zero_copy_only=False))
+    # Of what is no number there is no telling how far it is from another.
+    return Gap(len(apart), len(apart), math.inf if len(apart) else 0.0, tuple(apart[:1].tolist()))
+
+
+def _list_gap(one: pa.ListArray, two: pa.ListArray, tolerance: float) -> Gap:
+    lengths = pc.fill_null(pc.list_value_length(one), 0)
+    if not lengths.equals(pc.fill_null(pc.list_value_length(two), 0)):
         return Gap(len(one), len(one), math.inf)
-    first, second = (values.flatten().to_numpy(zero_copy_only=False) for values in (one, two))
-    found = gap(first, second, tolerance)
+    found = column_gap(one.flatten(), two.flatten(), tolerance)
     if not found.place:
         return found
     rows = np.repeat(np.arange(len(one)), lengths.to_numpy(zero_copy_only=False))
     row = int(rows[found.place[0]])
-    return replace(found, place=(row, found.place[0] - int(np.searchsorted(rows, row))))
+    return replace(found, place=(row, found.place[0] - int(np.searchsorted(rows, row)), *found.place[1:]))
 
 
 def gap(recorded: Row, again: Row, tolerance: float) -> Gap:

@@ -10,6 +10,7 @@ and why.
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -32,8 +33,8 @@ from staffa.execution.recorded import Gap, Recorded, Standing, archived_gaps, ho
 from staffa.experiment.backend import PLAIN
 from staffa.experiment.environment import worker_environment
 from staffa.storage.files import read_json
-from staffa.storage.hot import damaged
 from staffa.storage.ledger import history
+from staffa.storage.merged import OWN, read_merge, read_origins
 from staffa.storage.provenance import changed_files, code_digest, known_backends
 from staffa.storage.workspace import Workspace
 from staffa.trial import Outcome
@@ -98,7 +99,7 @@ def reproduce(
     recorded = Recorded(workspace, load_plan(workspace))
     chosen, among = _chosen(recorded, trials, seed)
     if not chosen:
-        raise WorkspaceError(f"no trial of {workspace.root} has data yet", f"staffa resume {workspace.root}")
+        _nothing(workspace)
     code = _code_trouble(workspace, recorded.plan)
     reasons = ("the snapshot of the code was changed",) * bool(code)
     verdicts = Reproduction(recorded, tolerance, width, reasons).run(chosen)
@@ -201,7 +202,7 @@ class Reproduction:
         if stands(store, where.batch) and store is not None:
             verdict = Verdict(where, reasons, HOT)
             outcome = Outcome(int(store.status(where.batch)[where.lane]))
-            bad = dict.fromkeys(damaged(store, where.batch))
+            bad = dict.fromkeys(store.damaged(where.batch))
             verdict = replace(verdict, trouble=f"recorded data are damaged: {', '.join(bad)}" if bad else "")
         elif where.trial in archived:
             verdict, outcome = Verdict(where, reasons, ARCHIVE), archived.outcome(where.trial)
@@ -236,9 +237,22 @@ def _check(trials: int, tolerance: float, width: int | None) -> None:
 
 def _chosen(recorded: Recorded, count: int, seed: int) -> tuple[list[Standing], int]:
     """Some trials that have data, and among how many they were chosen."""
-    places = np.flatnonzero(recorded.with_data())
+    there = recorded.with_data()
+    merged = read_origins(recorded.workspace, len(there))
+    # Under another name, from another seed, in other batches: that can be repeated only where it was done.
+    places = np.flatnonzero(there if merged is None else there & (merged.of == OWN))
     picked = np.random.default_rng(seed).choice(places, min(count, len(places)), replace=False)
     return [recorded.standing(int(place)) for place in np.sort(picked)], len(places)
+
+
+def _nothing(workspace: Workspace) -> None:
+    merged = read_merge(workspace)
+    if merged is None:
+        raise WorkspaceError(f"no trial of {workspace.root} has data yet", f"staffa resume {workspace.root}")
+    raise WorkspaceError(
+        f"all trials of {workspace.root} that have data were computed in the campaigns it was merged of",
+        f"staffa reproduce {shlex.quote(merged['makers'][0]['root'])}",
+    )
 
 
 def _code_trouble(workspace: Workspace, plan: Plan) -> str:

@@ -48,7 +48,7 @@ class Requests:
         elif request.verb == "mend":
             reply["batches"] = reopen(self.wishes, asked["batches"])
         elif request.verb == "consolidate":
-            reply["parts"] = self.sealing.ask(self.busy())
+            reply["parts"] = self.sealing.ask(self.busy(), prune=bool(asked.get("prune")))
         elif request.verb == "grow":
             reply = carry_out(self.wishes, asked, self.adopt)
         elif request.verb == "reconcile":

@@ -21,18 +21,19 @@ from staffa.campaign.model import CampaignConfig
 from staffa.campaign.plan import Plan
 from staffa.errors import ClusterError, StaffaError
 from staffa.execution import notes
-from staffa.execution.bench import Order, mark_name
+from staffa.execution.bench import Order
 from staffa.execution.board import INFRASTRUCTURE, Batch, Board, Next, Retries
 from staffa.execution.charging import charge
 from staffa.execution.chronicle import Chronicle, Listener
 from staffa.execution.consolidate import Consolidation, Due
 from staffa.execution.crew import Crew
 from staffa.execution.ending import HANDOVER, Ended, Stop
+from staffa.execution.ensemble import blocks_in
 from staffa.execution.exempt import Desk, agree, check_inputs, on_board
 from staffa.execution.graph import batch_graph, reduce_graph
 from staffa.execution.growing import mend, take_up, tell_growth
-from staffa.execution.marks import read_mark
 from staffa.execution.notes import Flight
+from staffa.execution.overheard import left_behind
 from staffa.execution.pace import Pace
 from staffa.execution.pool import REDUCE, SAMPLE, Demand, Departure, Member, Pool
 from staffa.execution.prepare import plan_digest
@@ -96,11 +97,12 @@ class Runner:
         self.desk = Desk(workspace, plan, self.stores, ledger.books, self.chronicle.note, self.board.flying)
         self.wishes = Wishes(self.desk, self.board)
         self.scrutiny = Scrutiny(lambda: self.plan, self.stores, random.Random())
-        archive = Consolidation(workspace, plan, digest, self.stores)
+        archive = Consolidation(workspace, plan, digest, self.stores, blocks_in(workspace, config.reduce, plan.code))
         due = Due(config.archive.every)
         self.sealing = Sealing(
-            archive, plan, self.stores, self.board, ledger.books, self.chronicle, due, self.wishes.mend
-        )
+            archive, plan, self.stores, self.board, ledger.books, self.chronicle, due, self.wishes.mend,
+            config.archive.prune == "verified",
+        )  # fmt: skip
         self.pace = Pace(plan, {number: self.board.program(number) for number in range(len(plan.groups))})
         self.watch = Watch(plan.timeout)
         self.flights: dict[str, Flight] = {}
@@ -116,7 +118,7 @@ class Runner:
         self._asked_to_leave = False
         self._empty_since: float | None = None
         self._polled = self._controlled = self._counted = 0.0
-        self._states: dict[str, int] = {}
+        self._counts: dict[str, Any] = {}
         self._rate = Rate()
         self._started = clock()
         self.requests = Requests(
@@ -155,8 +157,13 @@ class Runner:
             self._seal()
             self._listen()
             self._tick()
-        self.chronicle.insist(lambda: self.sealing.archive.failed(self.ledger.books))
+        self.chronicle.insist(self._closed)
         return self._ended("finished")
+
+    def _closed(self) -> None:
+        """Write what is said of all parts together."""
+        self.sealing.archive.failed(self.ledger.books)
+        self.sealing.archive.reduced()
 
     # What stands already
 
@@ -311,6 +318,7 @@ class Runner:
             expected.begin if expected else 0.0,
             expected.segment if expected else 0.0,
             self.config.execution.telemetry,
+            self.config.execution.logs,
         )
         program = self.board.program(group), member.pool
         if program not in self._warm:
@@ -403,7 +411,6 @@ class Runner:
             self._failed(flight, RuntimeError(f"what was written is not what stands on disk: {', '.join(damage)}"))
             self.wishes.mend(flight.batch, damage)
             return True
-        self.sealing.nodes[flight.batch] = flight.member.node or receipt["node"]
         store, archived = self.stores[group], self.sealing.archived
         charge(flight, receipt, status, store, self.board, self.wishes, self.chronicle, archived)
         left = tuple(lane for lane, code in enumerate(status) if code == Outcome.MISSING)
@@ -462,7 +469,7 @@ class Runner:
             self.board.returned(flight.batch, flight.lanes, fault=False)
             self.chronicle.note(notes.lost(flight, departure.reason))
             return
-        started = read_mark(self.workspace.start_mark(mark_name(flight.member.host, flight.member.pid)))
+        started = left_behind(self.workspace, flight.member, self.stores)
         charged = self.board.lost(flight.batch, flight.lanes, started, flight.attempt, certain=departure.certain)
         if charged:
             self.board.failed_on(flight.batch, flight.member.node)
@@ -545,7 +552,7 @@ class Runner:
             "trials": self.plan.trials,
             "settled": settled,
             "outcomes": outcomes,
-            "states": self._census(now, outcomes),
+            **self._census(now, outcomes),
             "rate": round(rate, 3),
             "eta": round((self.plan.trials - settled) / rate, 1) if rate else None,
             "batches": self.plan.batches,
@@ -563,14 +570,14 @@ class Runner:
             "stopping": self.stop.reason,
         }
 
-    def _census(self, now: float, outcomes: Mapping[str, int]) -> dict[str, int]:
+    def _census(self, now: float, outcomes: Mapping[str, int]) -> dict[str, Any]:
         # All that waits is counted: not many times a second.
-        if now - self._counted >= CENSUS_SECONDS:
+        if now - self._counted >= CENSUS_SECONDS or not (self.board.flying or self.board.waiting):
             board, archived = self.board, sum(self.sealing.archive.held.values())
             flying, again, words = board.trials_flying, board.trials_retrying, self.ledger.books.words
-            self._states = census(self.plan.trials, outcomes, words, issued=flying, retried=again, archived=archived)
-            self._counted = now
-        return self._states
+            states = census(self.plan.trials, outcomes, words, issued=flying, retried=again, archived=archived)
+            self._counts, self._counted = {"states": states, "groups": board.by_group()}, now
+        return self._counts
 
     def _settled_trials(self) -> int:
         return sum(self.board.outcomes.values())
@@ -579,7 +586,7 @@ class Runner:
         if self.stop.reason:
             return self._ended(self.stop.reason)
         if self.config.archive.every != "off":
-            self.chronicle.insist(lambda: self.sealing.archive.failed(self.ledger.books))
+            self.chronicle.insist(self._closed)
         self.chronicle.close()
         self._sweep()
         return self._ended("finished")

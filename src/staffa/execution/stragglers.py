@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -113,9 +113,9 @@ class Watch:
             self._seen.setdefault(group, deque(maxlen=REMEMBERED)).append(receipt["finished"] - receipt["started"])
             self._compiling[group] = max(compiling, self._compiling.get(group, 0.0))
 
-    def facts(self, flights: Iterable[Flight], now: float) -> dict[str, Any]:
+    def facts(self, flights: Collection[Flight], now: float) -> dict[str, Any]:
         """`slow` and `stuck`: how many; `batches`: the worst of them. Looked at every other second."""
-        if not 0 <= now - self._looked < LOOK_SECONDS:
+        if not flights or not 0 <= now - self._looked < LOOK_SECONDS:
             self._looked = now
             found = stragglers(self._turns(flights), self._usual(), now)
             stuck = sum(one.state == "stuck" for one in found)

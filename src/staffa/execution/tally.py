@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from staffa.campaign.plan import Plan
-from staffa.execution.board import Batch
+from staffa.execution.board import Batch, group_facts
 from staffa.storage.hot import HotStore
 from staffa.storage.spans import unspan
 from staffa.trial import Outcome
@@ -50,17 +50,19 @@ def failed_lanes(store: HotStore) -> Iterable[tuple[int, list[int]]]:
 
 def counted(plan: Plan, stores: Mapping[int, HotStore]) -> dict[str, Any]:
     """The campaign in numbers, from the stores alone."""
-    outcomes: dict[str, int] = {}
-    for _, counts in batch_counts(plan, stores):
-        for word, count in counts.items():
-            outcomes[word] = outcomes.get(word, 0) + count
-    missing = outcomes.pop(Outcome.MISSING.word, 0)
+    groups: list[Counter[str]] = [Counter() for _ in plan.groups]
+    for (number, _), counts in batch_counts(plan, stores):
+        groups[number].update(counts)
+    for found in groups:
+        del found[Outcome.MISSING.word]
+    outcomes = sum(groups, Counter[str]())
     return {
         "trials": plan.trials,
-        "settled": plan.trials - missing,
-        "outcomes": outcomes,
+        "settled": outcomes.total(),
+        "outcomes": dict(outcomes),
         "batches": plan.batches,
         "parts": len(plan.parts),
+        "groups": [group_facts(group, found) for group, found in zip(plan.groups, groups, strict=True)],
     }
 
 

@@ -19,7 +19,7 @@ from staffa.errors import StaffaError
 from staffa.execution.checks import FAILED, OK, WARNING, Check, gibibytes
 from staffa.execution.prepare import load_plan, open_stores
 from staffa.storage.files import PARTIAL, read_json
-from staffa.storage.hot import HotStore, committed_batches, damaged
+from staffa.storage.hot import HotStore, committed_batches
 from staffa.storage.lease import SILENCE_SECONDS, read_lease
 from staffa.storage.ledger import history
 from staffa.storage.provenance import code_digest
@@ -118,7 +118,7 @@ def stores(workspace: Workspace, found: Plan) -> Iterator[Check]:
     done = [(store, batch) for store, batch in marked if _has_data(store, batch)]
     looked = done[:: max(len(done) // SAMPLE, 1)][:SAMPLE]
     harmed = [
-        f"{store.path.stem}/{batch}: {', '.join(names)}" for store, batch in looked if (names := damaged(store, batch))
+        f"{store.path.stem}/{batch}: {', '.join(names)}" for store, batch in looked if (names := store.damaged(batch))
     ]
     if harmed:
         words = f"{len(harmed)} of {len(looked)} batches looked at are not what was committed: {_some(harmed)}"

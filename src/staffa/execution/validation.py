@@ -13,13 +13,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from staffa.campaign.blocks import explored
 from staffa.campaign.complaints import Complaint, Refused, complaint_of
 from staffa.campaign.config import Declaration, examine, plain, stray_variables
+from staffa.campaign.declared import flaws, lookalikes
 from staffa.campaign.model import CampaignConfig
 from staffa.campaign.plan import bytes_per_trial
 from staffa.campaign.space import Space
 from staffa.errors import ClusterError, ConfigError, PluginError, StaffaError
-from staffa.execution.prepare import Prepared, unfolded
+from staffa.execution.prepare import Built, Prepared, unfolded
 from staffa.experiment.registry import build
 from staffa.storage.workspace import Workspace
 
@@ -56,6 +58,9 @@ def validation(
     if seen.declaration is not None:
         errors += _rooms(seen.declaration, seen.unsound)
         warnings += _without_meaning(seen.declaration)
+        if not errors:
+            wrong, slips = _parameters(seen.declaration)
+            errors, warnings = errors + wrong, warnings + slips
         if not errors:
             prepared = _whole(seen.declaration, errors)
     if prepared is not None:
@@ -154,6 +159,19 @@ def _experiment(declaration: Declaration) -> Iterator[Complaint]:
                 return
             dropped.add(name)
             block = {key: value for key, value in block.items() if key != name}
+
+
+def _parameters(declaration: Declaration) -> tuple[list[Complaint], list[Complaint]]:
+    """What is wrong with parameters, and what is probably a slip; nothing where points cannot be made at all."""
+    config, built = declaration.campaign, Built(declaration.directory)
+    try:
+        found = explored(config)
+        offers = [built.offer(block) for block in found.blocks]
+        wrong = [_told(declaration, error) for error in flaws(config, found, offers)]
+    except (ConfigError, PluginError):
+        return [], []  # the plan will say so
+    slips = lookalikes(config, found, offers)
+    return wrong, [Complaint(declaration.where(field), field, text, hint) for field, text, hint in slips]
 
 
 def _swept(block: Mapping[str, Any]) -> Iterator[str]:

@@ -22,7 +22,7 @@ from staffa.execution.board import Batch
 from staffa.execution.tally import batch_key, word_counts
 from staffa.execution.wishes import Wishes
 from staffa.storage.archive import Archive
-from staffa.storage.hot import HotStore, damaged
+from staffa.storage.hot import HotStore
 from staffa.trial import Outcome
 
 EVERY = 32
@@ -76,7 +76,7 @@ class Scrutiny:
         group, number = batch
         store = self._stores[group]
         status = store.status(number)
-        return damaged(store, number) if status.any() else []
+        return store.damaged(number) if status.any() else []
 
 
 def read_back(
@@ -97,7 +97,7 @@ def read_back(
     if not every and len(committed) > SAMPLE:
         chosen = sorted(chance.sample(committed, SAMPLE))
     with ThreadPoolExecutor(READERS) as readers:
-        found = list(readers.map(lambda batch: damaged(stores[batch[0]], batch[1]), chosen))
+        found = list(readers.map(lambda batch: stores[batch[0]].damaged(batch[1]), chosen))
     sizes = [_shards(stores[group], number) for group, number in chosen]
     return {
         "committed": len(committed),
@@ -129,7 +129,7 @@ def reopen(wishes: Wishes, batches: Iterable[str]) -> list[str]:
     again = []
     for name in batches:
         group, number = batch_key(name)
-        bad = damaged(wishes.desk.stores[group], number)
+        bad = wishes.desk.stores[group].damaged(number)
         if bad and wishes.mend((group, number), bad):
             again.append(name)
     return again

@@ -12,7 +12,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from staffa.cells import blank, packed, unpacked
 from staffa.execution.bench import Bench, Order, bench_errors, bench_of, device_kind, programs, start_mark
 from staffa.execution.gauges import memory
 from staffa.execution.lanes import asked_to_leave, seconds_left
+from staffa.execution.overheard import KEPT, TrialLog, batch_said, heard, said_beside
 from staffa.execution.pace import MARGIN, SETTLE_SECONDS
 from staffa.execution.programs import Made, joined, known
 from staffa.experiment.batch import (
@@ -81,6 +83,8 @@ class Work:
     started: float = 0.0
     compiled: tuple[int, float] = (0, 0.0)
     """Programs compiled for it, and the seconds that took."""
+    said: str = ""
+    """What it printed as a whole, where that is kept."""
 
     def __sizeof__(self) -> int:
         return 1 << 10
@@ -88,6 +92,10 @@ class Work:
 
 def initialize(order: Order, phase: int = 0, before: Work | None = None) -> Work:
     """Read the mark and the parameters, make the state, do the warm-up (or its `phase`-th piece)."""
+    return _overheard(order, lambda: _initialize(order, phase, before))
+
+
+def _initialize(order: Order, phase: int, before: Work | None) -> Work:
     bench = bench_of(order)
     if before is None and must_yield(order.begin + order.segment):
         return Work(order, yielded=0, started=time.time())
@@ -119,9 +127,13 @@ def sample(work: Work, segment: int) -> Work:
     """Record one segment; the outputs come to the host, the state stays."""
     if work.done or work.yielded is not None or segment < work.resumed:
         return work
-    bench = bench_of(work.order)
     if work.loop is not None:
-        return _simulate(bench, work)
+        return _simulate(bench_of(work.order), work)
+    return _overheard(work.order, lambda: _sample(work, segment))
+
+
+def _sample(work: Work, segment: int) -> Work:
+    bench = bench_of(work.order)
     own = work.latest if segment > work.resumed else 0.0
     if must_yield(own or work.order.segment):
         return _yielding(work, segment)
@@ -131,6 +143,15 @@ def sample(work: Work, segment: int) -> Work:
     outputs, carried = carried.outputs, replace(carried, outputs={})
     latest = time.perf_counter() - began
     return replace(work, carried=carried, outputs=outputs, latest=latest, programs=_made(work, carried))
+
+
+def _overheard(order: Order, action: Callable[[], Work]) -> Work:
+    """Do something for a whole batch, and keep what it says meanwhile where that was asked for."""
+    if order.logs == "none":
+        return action()
+    with heard(said_beside(start_mark(order.root).path)) as ear:
+        work = action()
+    return replace(work, said=(work.said + ear.text)[-KEPT:]) if ear.text else work
 
 
 def must_yield(seconds: float) -> bool:
@@ -183,11 +204,13 @@ def commit(work: Work, written: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         _forget(bench, work)
         return _receipt(bench, work, store.status(order.batch), 0, {}, duplicate=True)
     if work.yielded is not None:
+        batch_said(bench.workspace, order, work.said, None)
         size = sum(piece["bytes"] for piece in written)
         seconds = {**work.spent, "compile": work.compiled[1], "write": sum(piece["seconds"] for piece in written)}
         return _receipt(bench, work, np.zeros(0, np.uint8), size, seconds)
     status = _status(bench, work)
     sums = np.array(written[-1]["sums"], np.uint32)
+    batch_said(bench.workspace, order, work.said, status[_own_lanes(work)])
     store.commit(order.batch, status, sums, _trial_seconds(work, store))
     checkpoints.remove(_checkpoint_path(bench, order))
     carried = work.carried.seconds if work.carried is not None else {}
@@ -315,8 +338,10 @@ def _begin_loop(bench: Bench, work: Work, wanted: Row) -> Work:
         finished = (
             wanted & (saved.arrays["outcomes"] != Outcome.MISSING) & (saved.arrays["outcomes"] != Outcome.PADDING)
         )
+        words = {f"output/{output.name}": output.dtype for output in bench.group(work.order.group).outputs}
+        outputs = unpacked(saved.arrays, words)
         for name, buffer in loop.outputs.items():
-            buffer[finished] = saved.arrays[f"output/{name}"][finished]
+            buffer[finished] = outputs[f"output/{name}"][finished]
         loop.outcomes[finished] = saved.arrays["outcomes"][finished]
         loop.trial_seconds[finished] = saved.arrays["seconds"][finished]
         loop.messages = _messages(saved.meta)
@@ -326,26 +351,29 @@ def _begin_loop(bench: Bench, work: Work, wanted: Row) -> Work:
 def _simulate(bench: Bench, work: Work) -> Work:
     loop, order = work.loop, work.order
     assert loop is not None
-    saved_at = time.monotonic()
+    log, saved_at = TrialLog(bench.workspace, order, loop, bench.store(order.group)), time.monotonic()
 
     def progressed() -> bool:
         nonlocal saved_at
         stop = must_yield(float(loop.trial_seconds.max()))
         if time.monotonic() - saved_at > CHECKPOINT_SECONDS or stop:
             outputs = {f"output/{name}": buffer for name, buffer in loop.outputs.items()}
-            arrays = {**outputs, "outcomes": loop.outcomes, "seconds": loop.trial_seconds}
+            arrays = {**packed(outputs), "outcomes": loop.outcomes, "seconds": loop.trial_seconds}
             meta = {"order": _terms(bench, work), "messages": loop.messages, "programs": work.programs}
+            log.flush()
             checkpoints.save(_checkpoint_path(bench, order), arrays, meta)
             saved_at = time.monotonic()
         return stop
 
     @contextlib.contextmanager
     def guard(lanes: list[int]) -> Iterator[None]:
-        with start_mark(order.root).on(order.batch_id, order.attempt, lanes, bench.plan.timeout):
+        mark = start_mark(order.root)
+        with mark.on(order.batch_id, order.attempt, lanes, bench.plan.timeout), log.of(lanes[0], mark.path):
             yield
 
     lanes = np.flatnonzero(loop.outcomes == Outcome.MISSING)
     loop.run([int(lane) for lane in lanes], guard, progressed)
+    log.flush()
     if (loop.outcomes == Outcome.MISSING).any():
         return replace(work, yielded=0, loop=None, spent={"sample": loop.spent})
     return replace(work, outputs=loop.outputs)
@@ -367,9 +395,7 @@ def _merged(store: HotStore, work: Work, name: str, segment: int, data: Row | No
     array = next(a for a in store.layout.arrays if a.name == name)
     if data is None:
         # Every lane of the batch failed or is left out: the shard is all fill.
-        dtype = np.dtype(array.dtype)
-        fill = np.nan if np.issubdtype(dtype, np.inexact) else 0
-        data = np.full(store.layout.shard(array), fill, dtype)
+        data = blank(store.layout.shard(array), array.dtype)
     if work.kept is None:
         return data
     whole = store.read(name, work.order.batch, segment)

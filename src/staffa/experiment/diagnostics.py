@@ -14,8 +14,6 @@ from functools import cache, cached_property
 
 import numpy as np
 import numpy.typing as npt
-from scipy.fft import next_fast_len
-from scipy.special import ndtri
 
 Row = npt.NDArray[np.float64]
 
@@ -91,6 +89,8 @@ def effective(chains: Row) -> Row:
 
 def autocovariance(chains: Row) -> Row:
     """Of each lag along the last axis, over the number of all draws, by Fourier transform: same shape."""
+    from scipy.fft import next_fast_len  # half a second, which campaigns without chains need not wait for
+
     draws = chains.shape[-1]
     length = next_fast_len(2 * draws)
     spectrum = np.fft.rfft(chains - chains.mean(axis=-1, keepdims=True), n=length, axis=-1)
@@ -213,6 +213,8 @@ def _double_ranks(ranked: Row) -> npt.NDArray[np.int64]:
 @cache
 def _quantiles(size: int) -> Row:
     """Normal quantiles by twice the rank, up to 2 x size."""
+    from scipy.special import ndtri  # as above
+
     return np.asarray(ndtri((np.arange(2 * size + 1) / 2 - 3 / 8) / (size - 2 * (3 / 8) + 1)))
 
 

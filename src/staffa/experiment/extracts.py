@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from staffa.cells import CELLS
 from staffa.errors import PluginError, near
 from staffa.experiment.protocol import RESERVED_PARAMETERS, SUMMARIES, Experiment, Extract, Output
 from staffa.experiment.registry import located
@@ -53,7 +54,17 @@ def _flaw(name: str, words: Sequence[str], outputs: Mapping[str, Output]) -> tup
     for word in words[1:]:
         if word not in outputs:
             return f"step records no output {word!r}, or one that is ragged", near(word, outputs)
+    if flaw := _unlike(words, outputs):
+        return flaw, "sum, min and max are of numbers; first, last and arg… take text, times and categories, too"
     return _misfit(outputs[words[1]], outputs[words[-1]]) if len(words) == 3 else ("", "")
+
+
+def _unlike(words: Sequence[str], outputs: Mapping[str, Output]) -> str:
+    """What cannot be done with an output that is no number."""
+    by, value = outputs[words[1]], outputs[words[-1]]
+    if value.dtype == CELLS or (by.encoding and words[0] not in ("first", "last")):
+        return f"{(value if value.dtype == CELLS else by).name!r} is {value.kind if value.dtype == CELLS else by.kind}"
+    return ""
 
 
 def _arguments(how: str) -> str:

@@ -125,6 +125,7 @@ class Program:
         self.width = width
         self.compile_seconds = 0.0
         self._directory = directory
+        self._lowered: dict[str, Any] = {}
         self._compiled: dict[str, Any] = {}
         self._lock = threading.Lock()
         self._state: Any = None
@@ -153,9 +154,9 @@ class Program:
             self._function(name)
 
     def lowered(self, name: str) -> str:
-        """A phase as it is handed to the compiler, traced for this call."""
-        lanes = jax.jit(self._over_lanes(name))
-        return str(self._traced(lambda: lanes.lower(*self._shapes(name)).as_text()))
+        """A phase as it is handed to the compiler, traced for this call; if it is compiled next, it is this."""
+        self._lowered[name] = self._lower(name)
+        return str(self._lowered[name].as_text())
 
     def memory(self, *names: str) -> int | None:
         """Bytes of the device that the largest of these phases takes, by its compiler; None if it does not say."""
@@ -178,10 +179,14 @@ class Program:
         with self._lock:
             if name not in self._compiled:
                 started = time.perf_counter()
-                shapes = self._shapes(name)
-                self._compiled[name] = self._traced(lambda: jax.jit(self._over_lanes(name)).lower(*shapes).compile())
+                lowered = self._lowered.pop(name, None) or self._lower(name)
+                self._compiled[name] = self._traced(lowered.compile)
                 self.compile_seconds += time.perf_counter() - started
             return self._compiled[name]
+
+    def _lower(self, name: str) -> Any:
+        shapes = self._shapes(name)
+        return self._traced(lambda: jax.jit(self._over_lanes(name)).lower(*shapes))
 
     def _traced(self, action: Callable[[], Any]) -> Any:
         with (

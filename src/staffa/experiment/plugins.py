@@ -24,6 +24,7 @@ from typing import Any
 
 from staffa.ambient import current
 from staffa.errors import PluginError, near
+from staffa.experiment.encoding import Encoding
 from staffa.experiment.protocol import Experiment
 
 GROUP = "staffa."
@@ -39,6 +40,11 @@ def _experiment(found: Any) -> str:
 
 def _callable(found: Any) -> str:
     return "" if callable(found) else "cannot be called"
+
+
+def _encoding(found: Any) -> str:
+    sound = isinstance(found, type) and issubclass(found, Encoding)
+    return "" if sound else "is not a subclass of staffa.Encoding"
 
 
 def _command(found: Any) -> str:
@@ -75,9 +81,11 @@ FAMILIES = (
     Family("kernels", "how particles move: `kernel: {use: NAME}`", options=("kernel",), far=True),
     Family("fitness", "what is sampled: `target: {use: NAME}`", options=("target", "fitness"), far=True),
     Family("metrics", "how far two things are apart: `metric: {use: NAME}`", options=("metric",), far=True),
+    Family("encodings", "how a value that is no number is recorded: `encodings = {OUTPUT: NAME}`", _encoding, far=True),
     Family("strategies", "what a search asks for next"),
-    Family("reducers", "what an ensemble is reduced to", far=True),
+    Family("reducers", "what all trials come to: `reduce: {use: NAME}`", options=("reduce",), far=True),
     Family("renderers", "how a table is written: `--format NAME`"),
+    Family("figures", "what a report shows besides: `qa: {figures: [{use: NAME}]}`"),
     Family("clusters", "what starts the workers: `cluster.kind: NAME`"),
     Family("commands", "a word of the command line: `staffa NAME`", _command),
     Family("trackers", "who is told what happens in a run"),

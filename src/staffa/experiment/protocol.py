@@ -11,11 +11,13 @@ Nothing here imports JAX, so that naming an experiment costs nothing.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from staffa.errors import near
+from staffa.experiment.parameters import Parameter
 
 Vectorize = Literal["vmap", "map", "off"]
 
@@ -45,6 +47,9 @@ SUMMARIES = ("count", "mean", "sd", "min", "max", "ess", "ess_tail", "rhat", "mc
 """What the table of trials says of each output `x`, in columns `x.mean` and so on: the moments of its draws,
 and from `ess` on how far they can be trusted (`experiment.diagnostics`)."""
 
+VARIABLE = ("string", "bytes")
+"""Element types of variable length (`staffa.cells`)."""
+
 TABLES = frozenset({"draws", "trials", "failed"})
 """Tables every archive has."""
 
@@ -59,6 +64,11 @@ class Experiment:
     An experiment that has to know how long its warm-up will be says so as `self.warmup`; a campaign
     with another `sampling.warmup` is refused.
     """
+
+    parameters: ClassVar[Mapping[str, Parameter]] = {}
+    """What the experiment takes: `{"kernel.width": staffa.Parameter(1.0, comment="…", unit="mm", range=(0.1, 10))}`.
+    A campaign presets the values in `parameters:` or explores them; where an experiment declares any, other names
+    are refused. What has a value need not be mentioned by a campaign."""
 
     static: ClassVar[tuple[str, ...]] = ()
     """Parameters that change the compiled program (sizes, counts, choices): given as plain
@@ -80,6 +90,11 @@ class Experiment:
     ragged: ClassVar[Mapping[str, str]] = {}
     """Outputs whose first axis is padded, and the output that holds its true length:
     `{"galaxies": "count"}`. Each is archived as a table of its own."""
+
+    encodings: ClassVar[Mapping[str, Any]] = {}
+    """Of plain Python (`vectorize = "off"`): how outputs are recorded whose values do not tell it by themselves, by the
+    name of an encoding or a block: `{"path": "ragged", "notes": "json", "phase": {"use": "category", "categories":
+    ["ice", "water"]}}`. Text, times, frames, sparse matrices and lists need no word (docs/results.md)."""
 
     summaries: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     """Further columns of the table of trials, each (how, output): `{"log_z.last": ("last", "log_z")}`.
@@ -166,7 +181,7 @@ class Output:
 
     name: str
     dtype: str
-    """NumPy name of the element type."""
+    """Element type in the hot store: NumPy's name, or a word of `staffa.cells`."""
     shape: tuple[int, ...]
     """Own shape: without trial, chain and draw axes."""
     dims: tuple[str, ...]
@@ -177,6 +192,27 @@ class Output:
     """For a ragged output the table it belongs to."""
     length: str = ""
     """For a ragged output the output that holds its true length."""
+    encoding: str = ""
+    """For what is no number how it is encoded, as `experiment.encoded` tells it."""
+    type: str = ""
+    """… and the Arrow type of its column, as `cells.type_text` writes it."""
+    categories: tuple[Any, ...] = ()
+    """… and what its codes stand for, from 1 on."""
+    cell: float = 0.0
+    """Bytes of an element of variable length, as the pilot trial had them."""
+
+    @property
+    def numeric(self) -> bool:
+        """Whether its elements are numbers or bools."""
+        return not self.encoding
+
+    @property
+    def kind(self) -> str:
+        """What it is, in a word or two: `float32[3]`, `frame`, `datetime`."""
+        import json
+
+        word = json.loads(self.encoding)["use"] if self.encoding else self.dtype
+        return f"{word}{list(self.shape)}" if self.shape else str(word)
 
     @property
     def size(self) -> int:
@@ -189,6 +225,8 @@ class Output:
     @property
     def bytes(self) -> int:
         """Bytes a trial records at one draw, uncompressed."""
+        if self.dtype in VARIABLE:
+            return max(math.ceil(self.size * self.cell), 1)
         # `import staffa` goes without NumPy.
         import numpy as np
 

@@ -18,14 +18,15 @@ import sysconfig
 import threading
 import traceback
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from staffa.errors import PluginError, near
-from staffa.experiment.plugins import WHOLE, loaded, offers, part_families
+from staffa.errors import ConfigError, PluginError, near
+from staffa.experiment.parameters import Parameter
+from staffa.experiment.plugins import WHOLE, load, loaded, offers, part_families
 from staffa.experiment.protocol import Experiment
 
 NEIGHBOURS = "__staffa_neighbours__"
@@ -52,6 +53,19 @@ def parse(text: str, field: str = "experiment") -> Reference:
     if not file or not attribute.isidentifier():
         raise PluginError(f"{field}.use: {text!r} is not a reference", "write it as model.py:Class")
     return Reference(text, file, attribute)
+
+
+def check_file(field: str, text: str, directory: Path) -> None:
+    """Refuse a reference to a file of the workflow's that is not there; nothing is imported.
+
+    Raises `ConfigError` that begins with the field.
+    """
+    file, _, name = text.rpartition(":")
+    if not file.endswith(".py") or not name.isidentifier():
+        raise ConfigError(f"{field}: {text!r} is not a reference", "write it as module.py:name")
+    if not (directory / file).is_file():
+        files: Any = [str(path.relative_to(directory)) for path in directory.glob("**/*.py")]
+        raise ConfigError(f"{field}: {text!r}: there is no file {file!r} in {directory}", near(file, files))
 
 
 def reference_of(cls: type, directory: Path) -> str:
@@ -101,6 +115,31 @@ def build(block: Mapping[str, Any], directory: Path, field: str = "experiment") 
         for key, value in block.items()
         if key != "use"
     }
+    return _made(found, options, directory, field, text)
+
+
+def caller(family: str, block: Mapping[str, Any], directory: Path, field: str) -> Callable[[Any], Any]:
+    """A block as a function of one thing, which may raise whatever it likes.
+
+    A class is made with the block's options and then called; a function takes them behind its first argument.
+    Raises `PluginError` as `build` does, for an installed one of this family or a file of the workflow's.
+    """
+    text, options = str(block["use"]), {name: value for name, value in block.items() if name != "use"}
+    found = _load_object(text, directory, field) if parse(text, field).file else load(family, text, f"{field}.use")
+    if isinstance(found, type):
+        found, options = _made(found, options, directory, field, text), {}
+    if not callable(found):
+        raise PluginError(f"{field}.use: {text!r} is {type(found).__name__}, which cannot be called")
+    given = _checked_options(found, options, field, behind=1)
+
+    def called(thing: Any) -> Any:
+        with importing_from(directory):
+            return found(thing, **given)
+
+    return called
+
+
+def _made(found: Any, options: dict[str, Any], directory: Path, field: str, text: str) -> Any:
     checked = _checked_options(found, options, field)
     with importing_from(directory), user_code(directory, text), _options(directory, found, field):
         return found(**checked)
@@ -235,9 +274,12 @@ def _load_object(text: str, directory: Path, field: str) -> Any:
         )
     module = _import_file(path, directory)
     if not hasattr(module, reference.attribute):
-        known = [n for n, v in vars(module).items() if isinstance(v, type) and v.__module__ == module.__name__]
+        own = {
+            name: value for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__
+        }
+        known = [name for name, value in own.items() if isinstance(value, type) or inspect.isroutine(value)]
         raise PluginError(
-            f"{field}.use: {text!r}: {reference.file} has no class {reference.attribute!r}",
+            f"{field}.use: {text!r}: {reference.file} has no class or function {reference.attribute!r}",
             near(reference.attribute, known),
         )
     return getattr(module, reference.attribute)
@@ -321,11 +363,30 @@ def _check_methods(cls: type[Experiment]) -> None:
         raise PluginError(f"{located(cls)}{cls.__name__}.vectorize = {cls.vectorize!r}", hint)
 
 
-def _checked_options(found: Any, options: dict[str, Any], field: str) -> dict[str, Any]:
+def offered(experiment: Experiment) -> dict[str, Parameter | None]:
+    """What an experiment declares of its parameters; None for those it only names as static.
+
+    Empty where it declares none: then it may be given any.
+    """
+    cls, found = type(experiment), experiment.parameters
+    if not isinstance(found, Mapping):
+        raise PluginError(f"{located(cls)}{cls.__name__}.parameters = {found!r} is not a mapping", _DECLARE)
+    for name, declared in found.items():
+        if not isinstance(declared, Parameter):
+            raise PluginError(f"{located(cls)}{cls.__name__}.parameters[{name!r}] = {declared!r}", _DECLARE)
+    return {**found, **{name: None for name in experiment.static if name not in found}} if found else {}
+
+
+_DECLARE = 'write parameters = {"kernel.width": staffa.Parameter(1.0, comment="…")}'
+
+
+def _checked_options(found: Any, options: dict[str, Any], field: str, behind: int = 0) -> dict[str, Any]:
+    """Options as what is to be called with them takes them; `behind` so many arguments that are none."""
     import pydantic
 
     signature = inspect.signature(found)
     known = {n: p for n, p in signature.parameters.items() if p.kind is not p.VAR_KEYWORD}
+    known = {name: known[name] for name in [*known][behind:]}
     free = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
     if signature.parameters.keys() == {"args", "kwargs"}:  # object.__init__: no options at all
         known, free = {}, False

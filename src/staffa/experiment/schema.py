@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
+from staffa.cells import CELLS
 from staffa.errors import PluginError, near
 from staffa.experiment.extracts import extracts_of
 from staffa.experiment.protocol import RESERVED, TABLES, Experiment, Output, Schema
@@ -19,16 +22,25 @@ ENGINE_DIMS = frozenset({"trial", "chain", "draw"})
 
 def schema_of(
     experiment: Experiment,
-    recorded: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]],
+    recorded: Mapping[str, tuple[tuple[int, ...], Any]],
     drawn: int,
     state_bytes: int,
+    encoded: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
 ) -> Schema:
     """Describe recorded arrays; `drawn` is 1 where a draw axis stands in the shapes.
 
+    Arguments:
+    - `recorded`: shapes, and element types or their names.
+    - `encoded`: of what is no number the fields of `Output` that tell of its encoding.
+
     Raises `PluginError` for axes and ragged outputs that do not fit together.
     """
-    outputs = tuple(_output(experiment, name, shape, dtype, drawn) for name, (shape, dtype) in recorded.items())
+    outputs = tuple(
+        replace(_output(experiment, name, shape, dtype, drawn), **encoded.get(name, {}))
+        for name, (shape, dtype) in recorded.items()
+    )
     _check_known(experiment, outputs)
+    _check_encodings(experiment, outputs)
     _check_axes(experiment, outputs)
     _check_ragged(experiment, {output.name: output for output in outputs})
     coords = {axis: tuple(np.asarray(values).tolist()) for axis, values in experiment.coords.items()}
@@ -36,15 +48,23 @@ def schema_of(
     return Schema(outputs, coords, state_bytes, extracts=extracts_of(experiment, outputs))
 
 
-def check_outputs(experiment: Experiment, outputs: Mapping[str, Any]) -> None:
+def check_names(experiment: Experiment, outputs: Mapping[str, Any]) -> None:
     """Refuse outputs that could not be stored and archived under their names."""
     if not outputs:
         raise _refused(experiment, f"{type(experiment).__name__}.step returns no outputs: there is nothing to record")
-    for name, value in outputs.items():
+    for name in outputs:
         if name in RESERVED:
             raise _refused(experiment, f"output {name!r} has the name of a column the archive uses itself", "rename it")
         if not all(word.isidentifier() for word in name.split(".")):
-            raise _refused(experiment, f"output {name!r}: names are words such as energy", "rename it")
+            branch = name.rpartition(".")[0]
+            whole = f', or record the dict whole: encodings = {{"{branch}": "json"}}' if branch else ""
+            raise _refused(experiment, f"output {name!r}: names are words such as energy", f"rename it{whole}")
+
+
+def check_outputs(experiment: Experiment, outputs: Mapping[str, Any]) -> None:
+    """Refuse what a JAX program cannot record."""
+    check_names(experiment, outputs)
+    for name, value in outputs.items():
         if getattr(value.dtype, "kind", "V") not in "fiub":
             raise _refused(
                 experiment,
@@ -53,14 +73,18 @@ def check_outputs(experiment: Experiment, outputs: Mapping[str, Any]) -> None:
             )
 
 
-def flatten(outputs: Any, prefix: str = "") -> dict[str, Any]:
-    """Flatten nested dicts of outputs to dotted names."""
+def flatten(outputs: Any, whole: Collection[str] = (), prefix: str = "") -> dict[str, Any]:
+    """Flatten nested dicts of outputs to dotted names.
+
+    Arguments:
+    - `whole`: dotted names of values that are no branches, even if they are dicts.
+    """
     if not isinstance(outputs, Mapping):
         raise PluginError(f"step must return (state, dict of outputs), not {type(outputs).__name__} for the outputs")
     flat: dict[str, Any] = {}
     for name, value in outputs.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{name}.")
+        if isinstance(value, Mapping) and f"{prefix}{name}" not in whole:
+            flat |= flatten(value, whole, f"{prefix}{name}.")
         else:
             flat[f"{prefix}{name}"] = value
     return flat
@@ -71,17 +95,23 @@ def has_chains(experiment: Experiment, name: str) -> bool:
     return tuple(experiment.dims.get(name, ()))[:1] == ("chain",)
 
 
-def _output(experiment: Experiment, name: str, shape: tuple[int, ...], dtype: np.dtype[Any], drawn: int) -> Output:
+def _output(experiment: Experiment, name: str, shape: tuple[int, ...], dtype: Any, drawn: int) -> Output:
+    word = dtype if isinstance(dtype, str) else np.dtype(dtype).name
+    drawn = 0 if word == CELLS else drawn
     chained = has_chains(experiment, name)
     own, names = shape[drawn + chained :], tuple(experiment.dims.get(name, ()))[chained:]
     if len(shape) < drawn + chained or (names and len(names) != len(own)):
         given, axes = experiment.dims[name], len(shape) - drawn
         raise _refused(experiment, f"dims[{name!r}] = {given!r} names {len(given)} axes, but the output has {axes}")
     if 0 in shape:
-        raise _refused(experiment, f"output {name!r} is empty: its shape is {list(shape[drawn:])}")
+        raise _refused(
+            experiment,
+            f"output {name!r} is empty: its shape is {list(shape[drawn:])}",
+            f'of plain Python, where its length differs: encodings = {{"{name}": "ragged"}}',
+        )
     table, length = _ragged(experiment, name)
     dims = names or tuple(f"{name}_{axis}" for axis in range(len(own)))
-    return Output(name, np.dtype(dtype).name, own, dims, shape[0] if chained else 0, table, length)
+    return Output(name, word, own, dims, shape[0] if chained else 0, table, length)
 
 
 def _check_known(experiment: Experiment, outputs: tuple[Output, ...]) -> None:
@@ -95,6 +125,23 @@ def _check_known(experiment: Experiment, outputs: tuple[Output, ...]) -> None:
         if axis not in axes | names:
             raise _refused(
                 experiment, f"coords[{axis!r}]: no output has an axis {axis!r}", _meant(axis, axes, "coords")
+            )
+
+
+def _check_encodings(experiment: Experiment, outputs: tuple[Output, ...]) -> None:
+    own = {output.name: output for output in outputs}
+    for name in experiment.encodings:
+        if name not in own:
+            raise _refused(
+                experiment,
+                f"encodings[{name!r}]: step records no output {name!r}",
+                _meant(name, own, "encodings"),
+            )
+        if not own[name].encoding:
+            raise _refused(
+                experiment,
+                f"encodings[{name!r}]: a JAX program records numbers and bools",
+                'encodings are for plain Python: vectorize = "off"',
             )
 
 

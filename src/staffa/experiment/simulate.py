@@ -7,6 +7,7 @@ Keys are `numpy.random.SeedSequence`s, folded from the same identity as everywhe
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,34 +16,49 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from staffa.cells import CELLS, blank, type_text
 from staffa.errors import PluginError
 from staffa.experiment.batch import Guard
+from staffa.experiment.encoded import NUMBERS, encoding_errors, encoding_of, fitted, numbers, restored, told
+from staffa.experiment.encoding import Elements, Encoding, described
 from staffa.experiment.perform import ADAPT, INITIALIZE, STEP
 from staffa.experiment.protocol import Experiment, Params, Sampling, Schema
-from staffa.experiment.registry import importing_from, user_code
-from staffa.experiment.schema import check_outputs, flatten, has_chains, schema_of
+from staffa.experiment.registry import importing_from, located, user_code
+from staffa.experiment.schema import check_names, flatten, has_chains, schema_of
 from staffa.trial import Outcome
 
 Row = npt.NDArray[Any]
 Values = Mapping[str, Any]
 
+TRACE = 4096
+"""Characters kept of where a trial raised: the last ones."""
+
 
 def pilot(experiment: Experiment, seed: int, words: Row, params: Values, sampling: Sampling, directory: Path) -> Schema:
-    """Run one trial to learn the shapes of its outputs, and how long it takes."""
+    """Run one trial to learn the shapes of its outputs, how they are encoded, and how long it takes."""
     started = time.perf_counter()
     with importing_from(directory), user_code(directory, type(experiment).__name__):
-        recorded = one_trial(experiment, seed, words, params, sampling)
-        check_outputs(experiment, recorded)
-    shapes = {name: (value.shape, value.dtype) for name, value in recorded.items()}
-    for name, (_, dtype) in shapes.items():
-        if dtype.kind not in "fiub":
-            raise PluginError(f"output {name!r} has dtype {dtype}: only numbers and bools can be recorded")
-    schema = schema_of(experiment, shapes, 0 if sampling.draws is None else 1, 0)
-    return replace(schema, pilot_seconds=time.perf_counter() - started)
+        values = one_trial(experiment, seed, words, params, sampling)
+    seconds = time.perf_counter() - started
+    check_names(experiment, values)
+    recorded, encoded = {}, {}
+    for name, found in values.items():
+        try:
+            chosen = encoding_of(experiment, name, found)
+            array = laid_out(experiment, name, found, sampling, chosen[1] if chosen else None)
+        except PluginError as error:
+            raise PluginError(f"{located(type(experiment))}{error.message}", error.hint) from error
+        recorded[name] = (array.shape, chosen[1].dtype if chosen else array.dtype)
+        if chosen is not None:
+            encoded[name] = _told(*chosen, array, len(found))
+    schema = schema_of(experiment, recorded, 0 if sampling.draws is None else 1, 0, encoded)
+    return replace(schema, pilot_seconds=seconds)
 
 
-def one_trial(experiment: Experiment, seed: int, words: Row, params: Values, sampling: Sampling) -> dict[str, Row]:
-    """Perform one trial: outputs with a draw axis, or without where no draws are asked for."""
+def one_trial(
+    experiment: Experiment, seed: int, words: Row, params: Values, sampling: Sampling
+) -> dict[str, list[Any]]:
+    """Perform one trial: of each output its values, draw by draw; a single one where no draws are asked for."""
 
     def key(stream: int, index: int) -> np.random.SeedSequence:
         return np.random.SeedSequence([seed, *map(int, words)], spawn_key=(stream, index))
@@ -53,16 +69,56 @@ def one_trial(experiment: Experiment, seed: int, words: Row, params: Values, sam
         state = experiment.adapt(key(ADAPT, index), state, values)  # type: ignore[attr-defined]
     if sampling.draws is None:
         _, outputs = experiment.step(key(STEP, 0), state, values)
-        return {name: np.asarray(value) for name, value in flatten(outputs).items()}
+        return {name: [value] for name, value in flatten(outputs, experiment.encodings).items()}
     kept: list[dict[str, Any]] = []
     for draw in range(sampling.discard + sampling.draws):
         for index in range(draw * sampling.thin, (draw + 1) * sampling.thin):
             state, outputs = experiment.step(key(STEP, index), state, values)
         if draw >= sampling.discard:
-            kept.append(flatten(outputs))
-    stacked = {name: np.stack([np.asarray(one[name]) for one in kept]) for name in kept[0]}
-    chained = {name for name, value in stacked.items() if has_chains(experiment, name) and value.ndim > 1}
-    return {name: np.moveaxis(value, 1, 0) if name in chained else value for name, value in stacked.items()}
+            kept.append(flatten(outputs, experiment.encodings))
+    return {name: [one[name] for one in kept] for name in kept[0]}
+
+
+def laid_out(
+    experiment: Experiment, name: str, values: Sequence[Any], sampling: Sampling, encoding: Encoding | None
+) -> Row:
+    """A trial's values of an output as they stand in the hot store: [chain x] [draw x] own axes, or a cell of all.
+
+    Raises `PluginError` for values that cannot be recorded.
+    """
+    if encoding is not None:
+        fitted(name, encoding, values)
+    try:
+        if encoding is not None and not isinstance(encoding, Elements):
+            return encoding.cell(values)
+        arrays = [np.asarray(one) if encoding is None else encoding.elements(one) for one in values]
+    except PluginError:
+        raise
+    except Exception as error:
+        raise encoding_errors(name, error) from error
+    if sampling.draws is None:
+        return arrays[0]
+    if len({array.shape for array in arrays}) > 1:
+        raise PluginError(
+            f"output {name!r} has shape {arrays[0].shape} in one draw and {_other(arrays)} in another",
+            f'where its length differs: encodings = {{"{name}": "ragged"}}',
+        )
+    stacked = np.stack(arrays)
+    return np.moveaxis(stacked, 1, 0) if has_chains(experiment, name) and stacked.ndim > 1 else stacked
+
+
+def _other(arrays: Sequence[Row]) -> tuple[int, ...]:
+    return next(array.shape for array in arrays if array.shape != arrays[0].shape)
+
+
+def _told(name: str, encoding: Encoding, array: Row, draws: int) -> dict[str, Any]:
+    """What the schema tells of an encoding, and how long its elements were in the pilot trial."""
+    size = 0.0
+    if array.dtype == object:
+        lengths = [len(one if isinstance(one, bytes) else one.encode()) for one in array.reshape(-1)]
+        size = sum(lengths) / (draws if encoding.dtype == CELLS else max(len(lengths), 1))
+    told_type = type_text(encoding.type)
+    return {"encoding": told(name, encoding), "type": told_type, "categories": encoding.codes, "cell": size}
 
 
 class Loop:
@@ -84,15 +140,17 @@ class Loop:
         self.sampling, self.directory = sampling, directory
         self.outcomes = np.full(rows, Outcome.MISSING, np.uint8)
         self.messages: dict[int, str] = {}
+        self.traces: dict[int, str] = {}
+        """Where those that raised here did so."""
         self.trial_seconds = np.zeros(rows, np.float32)
         self.spent = 0.0
         """Seconds of the trials performed here; others may come from a checkpoint."""
+        self.encodings = {output.name: restored(output.encoding) for output in schema.outputs if output.encoding}
         self.outputs: dict[str, Row] = {}
         for output in schema.outputs:
             chains = (output.chains,) if output.chains else ()
-            dtype = np.dtype(output.dtype)
-            fill = np.nan if np.issubdtype(dtype, np.inexact) else 0
-            self.outputs[output.name] = np.full((rows, *chains, *draws, *output.shape), fill, dtype)
+            axes = () if output.dtype == CELLS else (*chains, *draws, *output.shape)
+            self.outputs[output.name] = blank((rows, *axes), output.dtype)
 
     def run(self, lanes: Sequence[int], guard: Guard, progressed: Callable[[], bool | None]) -> None:
         """Perform `lanes` but for those with an outcome; `progressed` is called after each: True to stop there."""
@@ -109,27 +167,50 @@ class Loop:
 
     def _perform(self, lane: int) -> None:
         try:
-            recorded = one_trial(self.experiment, self.seed, self.words[lane], self.params[lane], self.sampling)
-            _check_fit(recorded, self.outputs)
+            values = one_trial(self.experiment, self.seed, self.words[lane], self.params[lane], self.sampling)
+            _check_names(values, self.outputs)
+            recorded = {name: self._laid_out(name, found) for name, found in values.items()}
         except (Exception, SystemExit) as error:  # `sys.exit` in a script must not end the worker
             self.outcomes[lane] = Outcome.RAISED
             self.messages[lane] = f"{type(error).__name__}: {error}"[:300]
+            self.traces[lane] = traceback.format_exc()[-TRACE:]
             return
         for name, buffer in self.outputs.items():
-            buffer[lane] = recorded[name]
-        floats = [b[lane] for b in self.outputs.values() if np.issubdtype(b.dtype, np.inexact)]
-        bad = any(bool(np.isnan(value).any()) for value in floats)
+            buffer[lane] = recorded[name][()] if recorded[name].dtype == object else recorded[name]
+        bad = any(self._has_nan(name, values[name], recorded[name]) for name in values)
         self.outcomes[lane] = Outcome.NAN if bad else Outcome.OK
 
+    def _laid_out(self, name: str, values: Sequence[Any]) -> Row:
+        """A trial's values of an output, refused where they differ from the pilot trial's."""
+        encoding, buffer = self.encodings.get(name), self.outputs[name]
+        array = laid_out(self.experiment, name, values, self.sampling, encoding)
+        if encoding is None:
+            _check_numbers(name, values, array, buffer.dtype)
+        if array.shape != buffer.shape[1:]:
+            raise PluginError(
+                f"output {name!r} has shape {array.shape}, the pilot trial's had {buffer.shape[1:]}",
+                f'where its length differs: encodings = {{"{name}": "ragged"}}',
+            )
+        return array
 
-def _check_fit(recorded: Mapping[str, Row], buffers: Mapping[str, Row]) -> None:
-    """Refuse outputs that differ from the pilot trial's: nothing is cut off, rounded or dropped in silence."""
+    def _has_nan(self, name: str, values: Sequence[Any], array: Row) -> bool:
+        encoding = self.encodings.get(name)
+        if encoding is not None:
+            return any(value is not None and encoding.flagged(value) for value in values)
+        return bool(np.issubdtype(array.dtype, np.inexact) and np.isnan(array).any())
+
+
+def _check_names(recorded: Mapping[str, Any], buffers: Mapping[str, Row]) -> None:
+    """Refuse outputs that the pilot trial had not, or had: nothing is dropped in silence."""
     for name in sorted(recorded.keys() ^ buffers.keys()):
         has, lacks = ("this trial", "the pilot trial") if name in recorded else ("the pilot trial", "this trial")
         raise PluginError(f"output {name!r} is recorded by {has}, but not by {lacks}")
-    for name, buffer in buffers.items():
-        value = recorded[name]
-        if value.shape != buffer.shape[1:]:
-            raise PluginError(f"output {name!r} has shape {value.shape}, the pilot trial's had {buffer.shape[1:]}")
-        if not np.can_cast(value.dtype, buffer.dtype, "same_kind"):
-            raise PluginError(f"output {name!r} has dtype {value.dtype}, the pilot trial's had {buffer.dtype}")
+
+
+def _check_numbers(name: str, values: Sequence[Any], array: Row, dtype: np.dtype[Any]) -> None:
+    """Refuse what is no number, or another one than the pilot trial's: nothing is cut off or rounded in silence."""
+    if array.dtype.kind not in NUMBERS:
+        odd = next((value for value in values if numbers(value) is None), values[0])
+        raise PluginError(f"output {name!r} is {described(odd)}, the pilot trial's was a number of dtype {dtype}")
+    if not np.can_cast(array.dtype, dtype, "same_kind"):
+        raise PluginError(f"output {name!r} has dtype {array.dtype}, the pilot trial's had {dtype}")

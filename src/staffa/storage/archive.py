@@ -10,24 +10,31 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from staffa.errors import ConfigError
 from staffa.storage.files import read_json, sync_directory, write_aside
+from staffa.storage.holdings import IDENTITY
 from staffa.storage.tables import ArchiveLayout
 from staffa.trial import Scalar
 
 PAGE_BYTES = 4 << 20
 """Pages of a Parquet column: larger than Arrow's 1 MiB, since a part is read by the row group."""
+GROUP_BYTES = 2 << 20
+"""Row groups of a batch's rows, before compression: small enough that one trial reads cheaply, large enough that a
+scan of all of them is as fast as of larger ones."""
 HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 LONGEST_NAME = 255
 DATE = re.compile(r"\d+([-/.])\d+\1\d+([t ].*)?|\d{1,2}:\d.*|\d{6,8}t\d+.*|epoch")
@@ -111,10 +118,11 @@ class Archive:
         aside.rename(target)
         sync_directory(self.path)
 
-    def enter(self, sealed: SealedPart) -> None:
-        """Note a sealed part in the manifest."""
+    def enter(self, *parts: SealedPart) -> None:
+        """Note sealed parts in the manifest."""
         manifest = self.manifest()
-        manifest["parts"][sealed.part] = {"trials": sealed.trials, "files": [asdict(f) for f in sealed.files]}
+        for sealed in parts:
+            manifest["parts"][sealed.part] = {"trials": sealed.trials, "files": [asdict(f) for f in sealed.files]}
         manifest["parts"] = dict(sorted(manifest["parts"].items()))
         write_aside(self.path / "manifest.json", json.dumps(manifest, indent=1))
 
@@ -130,9 +138,10 @@ class Archive:
         aside = target.with_name(f".{target.name}.{os.getpid()}.partial")
         rows = 0
         try:
-            with pq.ParquetWriter(aside, schema, **self._options(schema)) as writer:
+            own = schema.with_metadata({IDENTITY: self.layout.identity}) if self.layout.identity else schema
+            with pq.ParquetWriter(aside, own, **self._options(schema)) as writer:
                 for table in pieces:
-                    writer.write_table(table, row_group_size=max(table.num_rows, 1))
+                    writer.write_table(table, row_group_size=_rows_together(table))
                     rows += table.num_rows
             descriptor = os.open(aside, os.O_RDONLY)
             try:
@@ -148,10 +157,11 @@ class Archive:
     def _options(self, schema: pa.Schema) -> dict[str, Any]:
         # Dictionaries pay for what repeats over a trial's draws; trying one on each output
         # costs time and is given up half-way.
-        outputs = {output.name for output in self.layout.outputs}
+        # Text and labels repeat themselves, too.
+        outputs = {output.name for output in self.layout.outputs if output.numeric}
         words = [field.name for field in schema if field.name not in outputs]
         # Extremes of a list's elements help no reader to skip anything.
-        flat = [field.name for field in schema if not pa.types.is_list(field.type)]
+        flat = [field.name for field in schema if not pa.types.is_nested(field.type)]
         options = {"use_dictionary": words, "write_statistics": flat, "data_page_size": PAGE_BYTES}
         if self._compression == "none":
             return {"compression": "none", **options}
@@ -163,6 +173,56 @@ class Archive:
             while block := file.read(1 << 22):
                 data.update(block)
         return SealedFile(str(target.relative_to(self.path)), name, rows, aside.stat().st_size, data.hexdigest())
+
+
+class SealedRows:
+    """The rows of a part's files of one table, a few trials at a time.
+
+    Arguments:
+    - `part`: the part's name; its supplements are read, too.
+    """
+
+    def __init__(self, archive: Path, table: str, part: str, partition: Mapping[str, Scalar | None]) -> None:
+        folder = archive / table / ("." if table == "trials" else partition_path(partition))
+        paths = (folder / f"{part}.parquet", *sorted(folder.glob(f"{part}-s*.parquet")))
+        self._files = [pq.ParquetFile(path) for path in paths if path.exists()]
+        self._latest: tuple[tuple[int, int], pa.Table] | None = None
+        """The row group that was read last: it may have rows of the trials that are asked for next, too."""
+
+    def of(self, trials: Sequence[str]) -> pa.Table:
+        """All rows of some trials; a table without columns where no file of the part has the table."""
+        wanted = pa.array(list(trials), pa.string())
+        found = [file.schema_arrow.empty_table() for file in self._files[:1]]
+        for place, known in enumerate(self._trials):
+            for number, names in enumerate(known):
+                own = pc.is_in(names, wanted)
+                if pc.any(own).as_py():
+                    table = self._group(place, number)
+                    found.append(table if pc.all(own).as_py() else table.filter(pc.is_in(table["trial"], wanted)))
+        return pa.concat_tables(found, promote_options="default") if found else pa.table({})
+
+    def _group(self, file: int, number: int) -> pa.Table:
+        """A row group of one of the files."""
+        if self._latest is None or self._latest[0] != (file, number):
+            self._latest = (file, number), self._files[file].read_row_group(number)
+        return self._latest[1]
+
+    @cached_property
+    def _trials(self) -> list[list[pa.Array]]:
+        """Of each file, of each row group: the trials it has rows of."""
+        return [
+            [
+                file.read_row_group(number, columns=["trial"])["trial"].unique()
+                for number in range(file.metadata.num_row_groups)
+            ]
+            for file in self._files
+        ]
+
+
+def _rows_together(table: pa.Table) -> int:
+    """Rows of a row group: a batch's rows divided evenly."""
+    pieces = max(math.ceil(int(table.nbytes) / GROUP_BYTES), 1)
+    return max(math.ceil(int(table.num_rows) / pieces), 1)
 
 
 def partition_path(partition: Mapping[str, Scalar | None]) -> str:
@@ -203,6 +263,19 @@ def check_partition_text(column: str, value: Scalar | None) -> None:
             f"archive.partition_by: {column}={value!r} would be read back from the path as {looks}",
             f"use another value, or leave {column} out of archive.partition_by",
         )
+
+
+def part_of(file: str) -> str:
+    """The part that a published file belongs to: its own, or a supplement."""
+    return "-".join(file.split("-")[:2])
+
+
+def sealed_names(path: Path) -> dict[str, tuple[str, ...]]:
+    """By part the names of its published files, its own first, then supplements in the order of their sealing."""
+    found: dict[str, list[str]] = {}
+    for file in (path / "trials").glob("part-*.parquet"):
+        found.setdefault(part_of(file.stem), []).append(file.stem)
+    return {part: tuple(sorted(names, key=lambda name: (len(name), name))) for part, names in sorted(found.items())}
 
 
 def sealed_trials(path: Path) -> Iterator[tuple[str, list[str]]]:

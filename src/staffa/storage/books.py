@@ -18,11 +18,13 @@ Events and their fields:
     batch_lost {batch, attempt, worker, reason, charged, lanes: [first, end]}
     retry_planned {batch, lanes, attempt, due}
     quarantined {trial, batch, lane, outcome, message, attempts}
+    failed_before {trial, batch, lane, outcome, message, attempts}: in the campaign this one was merged of
     cancelled {trial | batch, why[, lane]}: of a batch all that has no data (`trials` of them); with a
                    trial, its batch may stand, too
     readmitted {trial | batch[, lane, flying]}: back into the race; with a trial, its batch and lane may
                    stand, too; `flying`: its batch was in flight all the time
     part_sealed {part, rows, trials, bytes, seconds[, found]}      code_change_accepted {old, new}
+    part_pruned, part_kept {part, bytes, differ: {batch: [table]}}: shards that were removed, or not
     budget_reached {budget: {unit: amount}, spent: {unit: amount}}
     paused {reason}                                       continued {}
     unreadable {journal, lines}: from the reader, not from a journal
@@ -34,6 +36,7 @@ version can read a newer one's history: those of the pools (jobs_submitted, job_
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -99,6 +102,7 @@ class Books:
     - `flying`: batches issued and not heard of since, with their worker.
     - `adrift`: batches that were in flight when their driver ended, and not heard of since.
     - `settled`: batches known to be committed.
+    - `nodes`: where each of them was computed, as far as it was said.
     - `issued`: lanes a batch was last issued for, where these are not all without data.
     - `open`: lanes of settled batches that are to be tried again: planned, or readmitted.
     - `undecided`: lanes that failed, and of which nobody said yet what comes of them.
@@ -128,6 +132,7 @@ class Books:
     flying: dict[str, str] = field(default_factory=dict)
     adrift: set[str] = field(default_factory=set)
     settled: set[str] = field(default_factory=set)
+    nodes: dict[str, str] = field(default_factory=dict)
     issued: dict[str, str] = field(default_factory=dict)
     open: dict[str, set[int]] = field(default_factory=dict)
     undecided: dict[str, set[int]] = field(default_factory=dict)
@@ -271,6 +276,7 @@ def _batch_settled(books: Books, event: Mapping[str, Any]) -> None:
     books.flying.pop(batch, None)
     books.segments.pop(batch, None)
     books.settled.add(batch)
+    books.nodes[batch] = sys.intern(str(event.get("node") or ""))
     books.adrift.discard(batch)
     tried = unspan(books.issued.pop(batch)) if batch in books.issued else None
     _close(books, batch, tried)
@@ -381,6 +387,10 @@ def _quarantined(books: Books, event: Mapping[str, Any]) -> None:
         _fail(books, event, int(event.get("attempts", 1)), event)
 
 
+def _failed_before(books: Books, event: Mapping[str, Any]) -> None:
+    _fail(books, event, int(event["attempts"]), event)
+
+
 def _cancelled(books: Books, event: Mapping[str, Any]) -> None:
     name = event["trial"] if "trial" in event else event["batch"]
     _put(books, name, State.CANCELLED, int(event.get("trials", 1)))
@@ -460,6 +470,7 @@ _ENTRIES: Mapping[str, Callable[[Books, Mapping[str, Any]], None]] = {
     "batch_damaged": _batch_damaged,
     "retry_planned": _retry_planned,
     "quarantined": _quarantined,
+    "failed_before": _failed_before,
     "cancelled": _cancelled,
     "readmitted": _readmitted,
     "part_sealed": _part_sealed,

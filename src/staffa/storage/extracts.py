@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from staffa.storage.columns import arrow, column, field
-from staffa.storage.hot import ArrayLayout
+from staffa.storage.layouts import ArrayLayout
 
 Row = npt.NDArray[Any]
 
@@ -29,10 +29,10 @@ class ExtractLayout:
 def extract_field(extract: ExtractLayout, outputs: Mapping[str, ArrayLayout]) -> pa.Field:
     """The column's type."""
     output = outputs[extract.output]
-    dtype = output.dtype
+    kind = arrow(output)
     if extract.how == "sum":
-        dtype = "float64" if "float" in dtype else "int64"
-    return field(extract.name, arrow(dtype), _shape(extract, outputs))
+        kind = pa.float64() if "float" in output.dtype else pa.int64()
+    return field(extract.name, kind, _shape(extract, outputs), encoding=output.encoding)
 
 
 def extract_columns(
@@ -49,7 +49,7 @@ def extract_columns(
             values = _whole(outputs[extract.output], layouts[extract.output], has_draws)
             by = _whole(outputs[extract.by], layouts[extract.by], has_draws) if extract.by else values
             made, gone = _extracted(extract.how, values, by)
-            found[extract.name] = column(made, _shape(extract, layouts), gone)
+            found[extract.name] = column(made, _shape(extract, layouts), gone, layouts[extract.output])
     return found
 
 

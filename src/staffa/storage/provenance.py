@@ -58,7 +58,7 @@ def gather(code_directory: Path) -> dict[str, Any]:
     return {
         "git": _git_state(code_directory),
         "python": platform.python_version(),
-        "packages": {name: version for name in PACKAGES if (version := _version(name))},
+        "packages": {name: version for name in PACKAGES if (version := version_of(name))},
         "machine": _machine(),
         "environment": _environment(),
     }
@@ -266,7 +266,8 @@ def run_git(directory: Path, *words: str, text: str = "") -> subprocess.Complete
     )
 
 
-def _version(package: str) -> str | None:
+def version_of(package: str) -> str | None:
+    """The installed version of a package; None where it is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

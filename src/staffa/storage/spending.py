@@ -15,7 +15,16 @@ HOUR = 3600.0
 UNITS = ("gpu_hours", "node_hours", "hours")
 
 ASIDE = frozenset(
-    {"readmitted", "cancelled", "code_change_accepted", "grown", "missing_input", "input_found", "batch_damaged"}
+    {
+        "readmitted",
+        "cancelled",
+        "code_change_accepted",
+        "grown",
+        "round_settled",
+        "missing_input",
+        "input_found",
+        "batch_damaged",
+    }
 )
 """Events that may be written without a driver, long after the last worker was there."""
 NO_DEVICE = frozenset({"", "-1", "NoDevFiles"})

@@ -9,15 +9,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from dataclasses import field as own
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from staffa.cells import fill, opened
 from staffa.storage.columns import arrow, column, defined, field
 from staffa.storage.extracts import ExtractLayout, extract_columns, extract_field
-from staffa.storage.hot import ArrayLayout
+from staffa.storage.layouts import ArrayLayout, GroupLayout
 from staffa.trial import Outcome
 
 Row = npt.NDArray[Any]
@@ -42,8 +45,12 @@ class ArchiveLayout:
     """What the table of trials says of each output: moments, and words that need all draws at once."""
     diagnosed: int = 1
     """Elements an output may have for those words to be said of it, of each element for itself."""
+    identity: str = ""
+    """Names the campaign in each file's metadata."""
     extracts: tuple[ExtractLayout, ...] = ()
     """Further columns of the table of trials, of all groups."""
+    about: Mapping[str, Mapping[str, str]] = own(default_factory=dict)
+    """What is said of parameters (`unit`, `comment`, …): stands in their columns' metadata."""
 
     @property
     def tables(self) -> tuple[str, ...]:
@@ -67,7 +74,7 @@ class ArchiveLayout:
             pa.field("replicate", pa.int64()),
             pa.field("sampler", pa.string()),
         ]
-        fields += [pa.field(name, ARROW[type_name]) for name, type_name in self.parameters]
+        fields += [self._parameter(name, kind) for name, kind in self.parameters]
         fields += [pa.field("outcome", pa.string()), pa.field("seconds", pa.float64())]
         fields += [pa.field("attempts", pa.int64()), pa.field("node", pa.string())]
         for output in self.outputs:
@@ -78,6 +85,8 @@ class ArchiveLayout:
 
     def said(self, output: ArrayLayout) -> tuple[str, ...]:
         """The words that stand of an output in the table of trials."""
+        if not output.numeric:
+            return ()
         return tuple(w for w in self.summaries if w in MOMENTS or not output.shape or self.diagnosed > 1)
 
     def failed(self) -> pa.Schema:
@@ -87,19 +96,22 @@ class ArchiveLayout:
             pa.field("replicate", pa.int64()),
             pa.field("sampler", pa.string()),
         ]
-        fields += [pa.field(name, ARROW[type_name]) for name, type_name in self.parameters]
+        fields += [self._parameter(name, kind) for name, kind in self.parameters]
         fields += [pa.field("outcome", pa.string()), pa.field("message", pa.string())]
         return pa.schema([*fields, pa.field("attempts", pa.int64()), pa.field("state", pa.string())])
 
     def _head(self) -> list[pa.Field]:
-        kept = [(n, ARROW[t]) for n, t in (("sampler", "str"), *self.parameters) if n not in self.partition_by]
+        kept = [one for one in (("sampler", "str"), *self.parameters) if one[0] not in self.partition_by]
         fixed = [
             ("trial", pa.string()),
             ("replicate", pa.int64()),
             ("chain", pa.int64()),
             ("draw", pa.int64()),
         ]
-        return [pa.field(name, kind) for name, kind in (*fixed, *kept)]
+        return [*(pa.field(name, kind) for name, kind in fixed), *(self._parameter(*one) for one in kept)]
+
+    def _parameter(self, name: str, kind: str) -> pa.Field:
+        return pa.field(name, ARROW[kind], metadata=self.about.get(name))
 
 
 @dataclass
@@ -115,7 +127,8 @@ class Block:
     outputs: dict[str, Row]
     """rows x [chain x] [draw x] own axes."""
     layouts: Mapping[str, ArrayLayout]
-    has_draws: bool
+    draws: int | None
+    """Draws of each chain; None for outputs without a draw axis."""
 
     @property
     def rows(self) -> int:
@@ -132,13 +145,13 @@ def draw_table(block: Block, archive: ArchiveLayout) -> pa.Table:
     columns["draw"] = pa.array(np.tile(np.arange(draws), block.rows * chains))
     for output in archive.outputs:
         if not output.table and output.name in block.outputs:
-            columns[output.name] = column(_per_draw(block, output.name, chains), block.layouts[output.name].shape)
+            columns[output.name] = _drawn(block, output.name, chains)
     return _table(columns, schema, block.rows * repeat)
 
 
 def item_table(block: Block, archive: ArchiveLayout, table: str) -> pa.Table:
     """Flatten a ragged output: only the first `length` items of each draw."""
-    members = [o for o in archive.outputs if o.table == table and o.name in block.outputs]
+    members = [o for o in archive.outputs if o.table == table and o.name in block.layouts]
     schema = archive.items(table)
     if not members:
         return schema.empty_table()
@@ -153,11 +166,33 @@ def item_table(block: Block, archive: ArchiveLayout, table: str) -> pa.Table:
     columns["draw"] = pa.array(row % draws)
     inside = np.arange(longest)[None, :] < counts[:, None]
     columns["item"] = pa.array(np.nonzero(inside)[1].astype(np.int64))
-    for output in members:
+    for output in (member for member in members if member.name in block.outputs):
         shape = block.layouts[output.name].shape
         flat = _per_draw(block, output.name, chains).reshape(-1, longest, *shape[1:])
-        columns[output.name] = column(flat[inside], shape[1:])
+        columns[output.name] = column(flat[inside], shape[1:], layout=block.layouts[output.name])
     return _table(columns, schema, int(counts.sum()))
+
+
+def unrolled(table: pa.Table, trials: Sequence[str], array: ArrayLayout, layout: GroupLayout) -> Row:
+    """An output of some trials from their rows: (trials, [chain,] [draw,] own), fill where there is none.
+
+    Arguments:
+    - `table`: of draws, or of the items of a ragged output; in any order.
+    """
+    chains = (array.chains,) if array.chains else ()
+    draws = () if layout.draws is None else (layout.draws,)
+    word = "float32" if array.dtype == "bfloat16" else array.dtype
+    whole = np.full((len(trials), *chains, *draws, *array.shape), fill(word), word)
+    if not array.chains:
+        table = table.filter(pc.equal(table["chain"], 0))
+    axes = ["chain"] * bool(chains) + ["draw"] * bool(draws) + ["item"] * bool(array.table)
+    row = pc.index_in(table["trial"], pa.array(list(trials), pa.string()))
+    place = tuple(np.asarray(axis.to_numpy()) for axis in (row, *(table[name] for name in axes)))
+    cells = table[array.name].combine_chunks()
+    own = array.shape[1:] if array.table else array.shape
+    flat = np.asarray((cells.flatten() if own else cells).to_numpy(zero_copy_only=False))
+    whole[place] = flat.reshape(len(cells), *own)
+    return whole
 
 
 @dataclass
@@ -199,10 +234,10 @@ def block_moments(block: Block, archive: ArchiveLayout) -> dict[str, Moments]:
     """Moments of each output that is not ragged, over chains and draws."""
     found = {}
     for output in archive.outputs:
-        if output.name in block.outputs and not output.table:
+        if output.name in block.outputs and output.numeric and not output.table:
             values = block.outputs[output.name]
             chained = bool(block.layouts[output.name].chains)
-            lead = int(chained) + int(block.has_draws)
+            lead = int(chained) + (block.draws is not None)
             if not lead:
                 values, lead = values[:, None], 1
             found[output.name] = moments(values, tuple(range(1, 1 + lead)))
@@ -253,9 +288,9 @@ def diagnosed_columns(block: Block, archive: ArchiveLayout, diagnose: Diagnose, 
     found = {}
     for output in archive.outputs:
         layout = block.layouts.get(output.name)
-        if layout is None or output.table or "float" not in layout.dtype or not (words and block.has_draws):
+        if output.name not in block.outputs or layout is None or output.table or not (words and block.draws):
             continue
-        if not math.prod(layout.shape) <= archive.diagnosed:
+        if "float" not in layout.dtype or not math.prod(layout.shape) <= archive.diagnosed:
             continue
         series = _series(block.outputs[output.name], layout)
         if series.shape[2] >= fewest:
@@ -266,7 +301,7 @@ def diagnosed_columns(block: Block, archive: ArchiveLayout, diagnose: Diagnose, 
 
 def extracted_columns(block: Block, archive: ArchiveLayout) -> dict[str, pa.Array]:
     """Columns of what the experiment wants to stand in a trial's row."""
-    return extract_columns(archive.extracts, block.outputs, block.layouts, block.has_draws)
+    return extract_columns(archive.extracts, block.outputs, block.layouts, block.draws is not None)
 
 
 def _series(values: Row, layout: ArrayLayout) -> Row:
@@ -279,10 +314,21 @@ def _series(values: Row, layout: ArrayLayout) -> Row:
 
 def _extent(block: Block) -> tuple[int, int]:
     chains = max([layout.chains for layout in block.layouts.values()] or [0])
-    if not block.has_draws:
-        return max(chains, 1), 1
-    name, layout = next(iter(block.layouts.items()))
-    return max(chains, 1), block.outputs[name].shape[2 if layout.chains else 1]
+    return max(chains, 1), 1 if block.draws is None else block.draws
+
+
+def _drawn(block: Block, name: str, chains: int) -> pa.Array:
+    """A column of the table of draws."""
+    layout = block.layouts[name]
+    if not layout.whole:
+        return column(_per_draw(block, name, chains), layout.shape, layout=layout)
+    draws = 1 if block.draws is None else block.draws
+    found = opened(block.outputs[name], arrow(layout), draws)
+    if chains == 1:
+        return found
+    # What has no chains stands with each chain of the others.
+    each = np.arange(block.rows * draws).reshape(block.rows, 1, draws)
+    return found.take(pa.array(np.repeat(each, chains, axis=1).reshape(-1)))
 
 
 def _per_draw(block: Block, name: str, chains: int) -> Row:
@@ -324,6 +370,35 @@ def digest_column(digests: Sequence[str] | Row, repeat: Row) -> pa.Array:
     return pa.LargeStringArray.from_buffers(len(text), pa.py_buffer(offsets), pa.py_buffer(text)).cast(pa.string())
 
 
+def same_rows(one: pa.Table, two: pa.Table) -> bool:
+    """Whether two tables have the same rows, in whatever order, bit for bit: a NaN is equal to itself."""
+    if one.num_rows != two.num_rows or set(one.column_names) != set(two.column_names):
+        return False
+    keys = [(name, "ascending") for name in ("trial", "chain", "draw", "item") if name in one.column_names]
+    first, second = (table.select(one.column_names).sort_by(keys).combine_chunks() for table in (one, two))
+    return all(_same(a, b) for a, b in zip(_columns(first), _columns(second), strict=True))
+
+
+def _columns(table: pa.Table) -> list[pa.Array]:
+    return [column.combine_chunks() for column in table.columns]
+
+
+def _same(one: pa.Array, two: pa.Array) -> bool:
+    if one.type != two.type or len(one) != len(two):
+        return False
+    if not one.is_null().equals(two.is_null()):
+        return False
+    if pa.types.is_list(one.type):
+        sizes = one.value_lengths().equals(two.value_lengths())
+        return bool(sizes) and _same(one.flatten(), two.flatten())
+    if pa.types.is_struct(one.type):
+        return all(_same(first, second) for first, second in zip(one.flatten(), two.flatten(), strict=True))
+    if pa.types.is_floating(one.type):
+        bits = {16: pa.int16(), 32: pa.int32(), 64: pa.int64()}[one.type.bit_width]
+        one, two = one.view(bits), two.view(bits)
+    return bool(one.equals(two))
+
+
 def _table(columns: dict[str, pa.Array], schema: pa.Schema, rows: int) -> pa.Table:
     arrays = [columns[f.name] if f.name in columns else pa.nulls(rows, f.type) for f in schema]
     arrays = [a if a.type == f.type else a.cast(f.type) for a, f in zip(arrays, schema, strict=True)]
@@ -332,7 +407,7 @@ def _table(columns: dict[str, pa.Array], schema: pa.Schema, rows: int) -> pa.Tab
 
 def _field(output: ArrayLayout, own: tuple[int, ...] | None = None) -> pa.Field:
     shape, dims = (output.shape, output.dims) if own is None else (own, output.dims[1:])
-    return field(output.name, arrow(output.dtype), shape, dims)
+    return field(output.name, arrow(output), shape, dims, output.encoding)
 
 
 def _summary_field(output: ArrayLayout, word: str) -> pa.Field:

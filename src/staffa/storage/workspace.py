@@ -38,7 +38,7 @@ class Workspace:
 
         Raises `WorkspaceError` where we may not write; a full disk stays an `OSError`.
         """
-        workspace = cls(_absolute(root))
+        workspace = cls(absolute(root))
         try:
             for name in FOLDERS:
                 (workspace.root / name).mkdir(parents=True, exist_ok=True)
@@ -56,7 +56,7 @@ class Workspace:
 
         Raises `WorkspaceError` for any other folder, saying why it is none and which near ones are.
         """
-        workspace = cls(_absolute(path))
+        workspace = cls(absolute(path))
         try:
             flaw = workspace._flaw()
         except PermissionError as error:
@@ -136,6 +136,16 @@ class Workspace:
     def rosters(self) -> list[Path]:
         """The tables of all trials, one a generation, oldest first."""
         return [self.trials(number) for number in range(self.generation + 1)]
+
+    @property
+    def merge(self) -> Path:
+        """What a campaign was merged of; only where it was."""
+        return self.metadata / "merge.json"
+
+    @property
+    def origins(self) -> Path:
+        """Of each trial of a merged campaign where its data were computed, and as which trial."""
+        return self.metadata / "merged.parquet"
 
     @property
     def growing(self) -> Path:
@@ -219,6 +229,11 @@ class Workspace:
         return self.archive / "failed.parquet"
 
     @property
+    def reduced(self) -> Path:
+        """Statistics over all trials, and of each part what they are made of."""
+        return self.archive / "reduced"
+
+    @property
     def manifest(self) -> Path:
         """Files of the archive with their rows and checksums."""
         return self.archive / "manifest.json"
@@ -242,9 +257,22 @@ class Workspace:
     def logs(self) -> Path:
         return self.root / "logs"
 
+    def trial_log(self, batch: str) -> Path:
+        """What the trials of a batch (`g0/3`) printed (`staffa.storage.trial_logs`)."""
+        return self.logs / "trials" / f"{batch.replace('/', '-')}.jsonl"
+
     @property
     def qa(self) -> Path:
         return self.root / "qa"
+
+    @property
+    def report(self) -> Path:
+        """The campaign's report; its numbers stand beside it."""
+        return self.qa / "report.html"
+
+    def figure(self, name: str) -> Path:
+        """A figure somebody asked for."""
+        return self.qa / f"{name}.png"
 
     @property
     def secrets(self) -> Path:
@@ -252,7 +280,8 @@ class Workspace:
         return self.root / "secrets"
 
 
-def _absolute(path: Path | str) -> Path:
+def absolute(path: Path | str) -> Path:
+    """A path without `..` and `~`; links are kept."""
     return Path(os.path.abspath(Path(path).expanduser()))  # noqa: PTH100  resolves `..`, keeps links
 
 

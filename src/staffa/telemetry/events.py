@@ -99,6 +99,8 @@ class RunStarted(Event):
     resumed: bool
     """Whether another driver has been at work before."""
     dashboard: str
+    port_taken: int = 0
+    """The port the dashboard was to have, where somebody else had it; it has another then."""
     job: str = ""
     """The SLURM job the driver runs in; empty where it runs in none."""
     schema_id: str = SCHEMA_ID
@@ -161,6 +163,35 @@ class Grown(Event):
     added: int
     trials: int
     """How many there are in all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Merged(Event):
+    """The campaign was made of others."""
+
+    trials: int
+    sources: Mapping[str, int]
+    """How many trials came of each, as it was called."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundSettled(Event):
+    """All trials of a campaign that grows by its own results were settled, and it was asked what comes after."""
+
+    round: int
+    """From 1; a generation that is asked about again is the same round."""
+    generation: int
+    """The campaign's, when it was asked."""
+    what: str
+    """Who was asked: the function."""
+    trials: int
+    """How many there were."""
+    new: int
+    """How many of them since the round before."""
+    goes_on: bool
+    """Whether there is more to do; `grown` follows where it is new."""
+    why: str = ""
+    """Why nobody could be asked, or no answer came."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -302,6 +333,19 @@ class Quarantined(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class FailedBefore(Event):
+    """A trial failed in the campaign that this one was merged of; what comes next is not decided."""
+
+    trial: str
+    batch: str
+    lane: int
+    outcome: str
+    message: str
+    attempts: int
+    """Failed tries there."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Cancelled(Event):
     """Somebody decided that a trial, or what has no data of a batch, is not to be run."""
 
@@ -320,6 +364,28 @@ class Readmitted(Event):
     trial: str = ""
     batch: str = ""
     lane: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartPruned(Event):
+    """The shards of a sealed part were removed: each of its rows stands in the archive, bit for bit."""
+
+    part: str
+    worker: str
+    bytes: int
+    """What they took on disk."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartKept(Event):
+    """Of some batches of a part the shards were not removed."""
+
+    part: str
+    worker: str
+    bytes: int
+    """What the shards of the other batches took."""
+    differ: Mapping[str, Sequence[str]]
+    """By batch the tables of the archive that do not hold what the hot store holds."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import random
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from staffa.cells import packed
 from staffa.experiment.protocol import Experiment, Sampling, Schema
 from staffa.seeds import KEY_WORDS
 from staffa.testing.findings import Finding, judged, words_of
+from staffa.trial import Outcome
+
+if TYPE_CHECKING:
+    from staffa.experiment.simulate import Loop
 
 Arrays = dict[str, Any]
 Values = Mapping[str, Any]
@@ -49,7 +55,8 @@ def check_experiment(
     has a meaning there.
 
     Arguments:
-    - `params`: of one trial, or of several that are run as one batch; each with the same names.
+    - `params`: of one trial, or of several that are run as one batch; each with the same names. Those the class
+      declares with a value may be left out.
     - `options`: keywords of the class.
     - `draws`, `thin`, `discard`, `warmup`: as in section `sampling`; `draws` should have a divisor.
     - `stochastic`: whether two trials of the same parameters should differ.
@@ -60,7 +67,8 @@ def check_experiment(
 
     Raises `NotConforming`.
     """
-    rows = [dict(params)] * LANES if isinstance(params, Mapping) else [dict(row) for row in params]
+    own = {name: declared.value for name, declared in cls.parameters.items() if declared.value is not None}
+    rows = [{**own, **row} for row in ([params] * LANES if isinstance(params, Mapping) else params)]
     sampling = Sampling(draws, thin, discard, warmup)
     findings: list[Finding] = []
     with _folder(directory) as folder, _options(cls, options, findings) as experiment:
@@ -132,6 +140,7 @@ class _Compiled:
         self.tolerance, self.folder = tolerance, folder
         self.static = {n: v for n, v in rows[0].items() if isinstance(v, str) or n in experiment.static}
         self._programs: dict[tuple[Sampling, int], Any] = {}
+        self._handed: dict[str, str] = {}
 
     def asked(self, stochastic: bool, nan: Values | None) -> Iterator[Finding]:
         with warnings.catch_warnings(record=True) as heard:
@@ -141,9 +150,9 @@ class _Compiled:
         if schema is None:
             return
         yield self._precision(schema, [str(one.message) for one in heard])
-        yield self._leaks()
-        yield self._keys_once()
+        yield from self._watched()
         try:
+            self._handed = self._lowered(self._program(self.sampling, len(self.rows)))
             whole, flags = self._run(self.sampling, self.rows)
         except Exception as error:
             yield Finding("runs", False, words_of(error))
@@ -182,39 +191,47 @@ class _Compiled:
             return Finding("no float64 leaks", False, "; ".join(asked) or f"outputs {wide} are wide")
         return Finding("no float64 leaks", True)
 
-    def _leaks(self) -> Finding:
+    def _watched(self) -> Iterator[Finding]:
+        """JAX's own detectors, over each method by itself: the engine hands each a key of its own.
+
+        Both watch one trace. Only where that fails has each a trace of its own, and its own word.
+        """
         import jax
 
-        try:
-            with jax.checking_leaks():
-                self._described_again()
-        except Exception as error:
-            return Finding("pure: keeps no traced value", False, words_of(error))
-        return Finding("pure: keeps no traced value", True)
+        leaks, keys = jax.checking_leaks, lambda: jax.debug_key_reuse(True)
+        with _spared():
+            failed = self._complaint(leaks, keys)
+        for what, watch in (("pure: keeps no traced value", leaks), ("no key is used twice", keys)):
+            why = self._complaint(watch) if failed else ""
+            yield Finding(what, not why, why)
 
-    def _described_again(self) -> None:
-        from staffa.experiment.perform import describe
-
-        describe(self.experiment, self._spec(self.sampling), self.folder)
-
-    def _keys_once(self) -> Finding:
-        """JAX's own detector, over each method by itself: the engine hands each a key of its own."""
+    def _complaint(self, *watches: Callable[[], Any]) -> str:
+        """What is said while every method is traced under some detectors; nothing where all is well."""
         import jax
 
         from staffa.experiment.protocol import Params
+        from staffa.experiment.registry import importing_from
 
-        kinds = dict(self._spec(self.sampling).traced)
-        traced = {name: np.asarray(self.rows[0][name], kind) for name, kind in kinds.items()}
-        what = "no key is used twice"
-        with jax.enable_x64(self.wide), jax.debug_key_reuse(True):
+        own, params = self.experiment, lambda values: Params({**self.static, **values})
+        later = [own.adapt] if self.sampling.warmup else []  # type: ignore[attr-defined]
+        later.append(lambda *given: own.step(*given)[0])
+
+        def methods(first: Any, others: Sequence[Any], values: Arrays) -> Any:
+            state = jax.jit(lambda k, v: own.initialize(k, params(v)))(first, values)
+            for method, key in zip(later, others, strict=True):
+                state = jax.jit(lambda k, s, v, method=method: method(k, s, params(v)))(key, state, values)
+            return state
+
+        with contextlib.ExitStack() as watched:
+            for watch in (lambda: jax.enable_x64(self.wide), lambda: importing_from(self.folder), *watches):
+                watched.enter_context(watch())
+            first, *others = [jax.random.key(number) for number in range(1 + len(later))]
+            row = {name: values[0] for name, values in self._params(self.rows[:1]).items()}
             try:
-                key, other = jax.random.key(0), jax.random.key(1)
-                params = lambda values: Params({**self.static, **values})  # noqa: E731
-                state = jax.jit(lambda k, v: self.experiment.initialize(k, params(v)))(key, traced)
-                jax.jit(lambda k, s, v: self.experiment.step(k, s, params(v))[0])(other, state, traced)
-            except jax.errors.KeyReuseError as error:
-                return Finding(what, False, words_of(error))
-        return Finding(what, True)
+                jax.eval_shape(jax.jit(methods), first, others, row)
+            except Exception as error:
+                return words_of(error)
+        return ""
 
     def _run(
         self, sampling: Sampling, rows: Sequence[Values], words: Any = None, width: int | None = None
@@ -243,14 +260,17 @@ class _Compiled:
 
     def _anew(self, whole: Arrays) -> Finding:
         what = "pure: traced anew, it gives the same"
-        begin = ("initialize", *(("adapt",) if self.sampling.warmup else ()), "sample")
         before = self._program(self.sampling, len(self.rows))
         self._programs.clear()
-        again = self._program(self.sampling, len(self.rows))
         # What is handed to the compiler alike is compiled alike, and need not be compiled again.
-        if all(before.lowered(name) == again.lowered(name) for name in begin):
+        if self._lowered(self._program(self.sampling, len(self.rows))) == self._handed:
             self._programs[self.sampling, len(self.rows)] = before
         return _equal(what, whole, self._run(self.sampling, self.rows)[0])
+
+    def _lowered(self, program: Any) -> dict[str, str]:
+        """All phases as they are handed to the compiler, traced for this call."""
+        phases = ("initialize", *(("adapt",) if self.sampling.warmup else ()), "sample")
+        return {name: program.lowered(name) for name in phases}
 
     def _shapes(self, schema: Schema, whole: Arrays) -> Finding:
         lanes, draws = len(self.rows), () if self.sampling.draws is None else (self.sampling.draws,)
@@ -355,6 +375,16 @@ def _sampled(begin: Any, program: Any, sampling: Sampling, words: Any, params: A
     return {**found[0], **joined}, flags
 
 
+@contextlib.contextmanager
+def _spared() -> Iterator[None]:
+    """What is there already is spared the search for leaks, of which there is one at the end of every trace."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
 def _bits(leaf: Any) -> Any:
     """A leaf of a state as NumPy's, keys as the numbers they are."""
     import jax
@@ -406,46 +436,42 @@ class _Plain:
 
         words, before = _words_of(len(self.rows)), _global_randomness()
         try:
-            pilot(self.experiment, SEED, words[0], dict(self.rows[0]), self.sampling, self.folder)
-            found = [self._trial(words[lane], row) for lane, row in enumerate(self.rows)]
+            self.schema = pilot(self.experiment, SEED, words[0], dict(self.rows[0]), self.sampling, self.folder)
         except Exception as error:
             yield Finding("runs", False, words_of(error))
             return
-        yield Finding("runs", True)
+        found = self._trials(words, self.rows)
+        unlike = [text for text in found.messages.values() if text.startswith("PluginError: output")]
+        raised = [text for text in found.messages.values() if text not in unlike]
+        yield Finding("runs", not raised, "; ".join(raised[:1]))
+        yield Finding("every trial records what the first does", not unlike, "; ".join(unlike[:1]))
         drawn = _global_randomness() != before
         yield Finding(
             "draws from its own key alone", not drawn, "it draws from random or numpy.random: use default_rng(key)"
         )
-        again = [self._trial(words[lane], row) for lane, row in enumerate(self.rows)]
-        yield _equal("pure: run anew, it gives the same", _joined(found), _joined(again))
-        shapes = {tuple((name, value.shape, value.dtype.name) for name, value in one.items()) for one in found}
-        yield Finding("shapes are the same in every trial", len(shapes) == 1, f"{len(shapes)} different ones")
+        again = self._trials(words, self.rows)
+        yield _equal("pure: run anew, it gives the same", packed(found.outputs), packed(again.outputs))
         others = _words_of(len(self.rows), start=1000)
-        other = [self._trial(others[lane], row) for lane, row in enumerate(self.rows)]
-        differ = not _equal("", _joined(found), _joined(other)).holds
+        other = self._trials(others, self.rows)
+        differ = not _equal("", packed(found.outputs), packed(other.outputs)).holds
         what = "keys are used" if stochastic else "keys are not used"
         yield Finding(
             what, differ == stochastic, "trials with other keys give the same" if stochastic else "they differ"
         )
-        yield Finding("no NaN at these parameters", not any(map(_has_nan, found)), "a trial has one")
+        yield Finding("no NaN at these parameters", Outcome.NAN not in found.outcomes, "a trial has one")
         if nan is not None:
-            flagged = _has_nan(self._trial(words[0], nan))
+            flagged = Outcome.NAN in self._trials(words[:1], [nan]).outcomes
             yield Finding("a NaN is flagged", flagged, f"none is recorded at {dict(nan)}")
 
-    def _trial(self, words: Any, row: Values) -> Arrays:
-        from staffa.experiment.simulate import one_trial
+    def _trials(self, words: Any, rows: Sequence[Values]) -> Loop:
+        from staffa.experiment.batch import unguarded
+        from staffa.experiment.simulate import Loop
 
-        return one_trial(self.experiment, SEED, words, dict(row), self.sampling)
+        params = [dict(row) for row in rows]
+        loop = Loop(self.experiment, SEED, words, params, self.sampling, self.schema, self.folder)
+        loop.run(range(len(rows)), unguarded, lambda: None)
+        return loop
 
 
 def _global_randomness() -> tuple[str, str]:
     return repr(random.getstate()), repr(np.random.get_state())
-
-
-def _joined(found: Sequence[Arrays]) -> Arrays:
-    return {f"{name} of trial {lane}": value for lane, one in enumerate(found) for name, value in one.items()}
-
-
-def _has_nan(outputs: Arrays) -> bool:
-    floats = (value for value in outputs.values() if np.issubdtype(value.dtype, np.inexact))
-    return any(bool(np.isnan(value).any()) for value in floats)

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import inspect
 import os
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from staffa import cells
 from staffa.ambient import Registry
 from staffa.campaign.runtime import runtime
 from staffa.errors import PluginError
 from staffa.experiment import plugins
+from staffa.experiment.encoded import told
+from staffa.experiment.encoding import Encoding
 from staffa.testing.experiments import check_experiment
 from staffa.testing.findings import Finding, NotConforming, judged, words_of
 
@@ -24,8 +29,9 @@ def check_family(family: str, factory: Any, **given: Any) -> tuple[Finding, ...]
     Arguments:
     - `factory`: what the entry point names.
     - `given`: what the family's own suite needs (`SUITES`): for `experiments` and `samplers` the arguments
-      of `check_experiment`, for `clusters` `workspace`, `machine` and `environment`. Without them only what
-      holds for every plug-in is asked, and for `renderers` and `commands` all.
+      of `check_experiment`, for `encodings` some `values` that may stand in one output, for `clusters` `workspace`,
+      `machine` and `environment`. Without them only what holds for every plug-in is asked, and for `renderers` and
+      `commands` all.
 
     Raises `NotConforming`.
     """
@@ -119,12 +125,61 @@ def _clusters(factory: Any, given: Values) -> list[Finding]:
     ]
 
 
+def _encodings(factory: Any, given: Values) -> list[Finding]:
+    values = list(given.get("values", ()))
+    findings = [Finding("leaves values of others alone", *_left_alone(factory))]
+    if not values:
+        return findings
+    try:
+        found = [factory.of(value) for value in values]
+        findings.append(Finding("recognises its values", None not in found, f"of() is None for one of {values!r}"))
+        own = factory.of(values[0])
+        told("asked", own)
+        fits = [own.misfit(value) for value in values]
+        findings.append(Finding("values stand beside one another", not any(fits), "; ".join(filter(None, fits))))
+        back = _stored(own, [*values, None])
+    except Exception as error:
+        return [*findings, Finding("values come back", False, words_of(error))]
+    same = own.column(back).equals(own.column([*values, None]))
+    kinds = [type(one) for one in back] == [type(one) for one in (*values, None)]
+    twice = own.cell(values)[()] == own.cell(list(values))[()]
+    return [
+        *findings,
+        Finding("values come back", same and kinds, f"{back[:-1]!r} came back for {values!r}"),
+        Finding("writes the same twice", twice, "two cells of the same values differ"),
+    ]
+
+
+def _left_alone(factory: Any) -> tuple[bool, str]:
+    for value in (1.5, "text", ["a", {}], object(), b""):
+        try:
+            if factory.of(value) is not None and factory.automatic:
+                return False, f"of({value!r}) is not None"
+        except Exception as error:
+            return False, f"of({value!r}) raises {words_of(error)}"
+    return True, ""
+
+
+def _stored(own: Encoding, values: Sequence[Any]) -> list[Any]:
+    """Values as they come back from a hot store's cell by way of a Parquet file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    column = cells.opened(own.cell(values).reshape(1), own.type, len(values))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "asked.parquet")
+        pq.write_table(pa.table({"value": column}), path)
+        read = pq.read_table(path, schema=pa.schema([pa.field("value", own.type)]))["value"].combine_chunks()
+    return list(own.array(read))
+
+
 SUITES: Mapping[str, Callable[[Any, Values], list[Finding]]] = MappingProxyType(
     {
         "experiments": _experiments,
         "samplers": _experiments,
         "renderers": _renderers,
         "commands": _commands,
+        "encodings": _encodings,
         "clusters": _clusters,
     }
 )

@@ -12,15 +12,18 @@ from typing import Any
 from staffa.campaign.inputs import missing_of
 from staffa.campaign.plan import Part, Plan
 from staffa.errors import ConfigError
+from staffa.rows import archive_layout
 from staffa.storage.archive import Archive
 from staffa.storage.books import Books
 from staffa.storage.lease import read_lease
 from staffa.storage.ledger import history
+from staffa.storage.merged import origin_of
 from staffa.storage.roster import find_trial
+from staffa.storage.trial_logs import as_text, read_lines
 from staffa.storage.workspace import Workspace
 from staffa.trial import Outcome
 from staffa.views.readings import number, span
-from staffa.views.stored import archive_columns, group_store, stored_plan
+from staffa.views.stored import group_store, stored_plan
 
 Event = Mapping[str, Any]
 
@@ -70,7 +73,8 @@ def explain_trial(workspace: Workspace, trial: str) -> dict[str, Any]:
     - `trial`: its index in the campaign, or the beginning of its digest.
 
     Returns `trial`, `index`, `replicate`, `sampler`, `parameters`, `group`, `batch`, `lane`, `part`,
-    `state`, `outcome`, `why`, `next`, `history`: a list of `{at, event, text}`.
+    `computed` (in which campaign this one was merged of, or None), `state`, `outcome`, `why`, `next`,
+    `history`: a list of `{at, event, text}`, `log`: what it printed, where that was kept, and `log_file`.
 
     Raises `ConfigError` where no trial, or more than one, is meant.
     """
@@ -96,12 +100,20 @@ def explain_trial(workspace: Workspace, trial: str) -> dict[str, Any]:
         "batch": place.batch_id,
         "lane": place.lane,
         "part": case.archived or place.part.name,
+        "computed": _computed(workspace, place),
         "state": state,
         "outcome": case.outcome.word,
         "why": why,
         "next": command.replace("RUN", shlex.quote(str(workspace.root))),
         "history": case.history,
+        **_log(workspace, place),
     }
+
+
+def _log(workspace: Workspace, place: Place) -> dict[str, str]:
+    path = workspace.trial_log(place.batch_id)
+    text = as_text(read_lines(path, place.lane))
+    return {"log": text, "log_file": str(path) if text else ""}
 
 
 def _found(workspace: Workspace, trial: str) -> Place:
@@ -126,9 +138,17 @@ def _found(workspace: Workspace, trial: str) -> Place:
     )
 
 
+def _computed(workspace: Workspace, place: Place) -> dict[str, Any] | None:
+    found = origin_of(workspace, place.index)
+    if found is None:
+        return None
+    maker, trial = found
+    return {"root": maker.root, "run_hash": maker.run_hash, "seed": maker.seed, "code": maker.code, "trial": trial}
+
+
 def _archived(workspace: Workspace, place: Place) -> str:
     """Name of the sealed file that holds the trial."""
-    parts = Archive(workspace.archive, archive_columns(place.plan)).manifest()["parts"]
+    parts = Archive(workspace.archive, archive_layout(place.plan)).manifest()["parts"]
     own = place.part.name
     names = [name for name in parts if name == own or name.startswith(f"{own}-s")]
     return next((name for name in sorted(names, reverse=True) if _holds(workspace, name, place.trial)), "")
@@ -188,6 +208,11 @@ def _retried(case: Case, event: Event) -> str:
     return f"to be tried again, at the earliest {span(max(event['due'] - event['at'], 0))} later"
 
 
+def _failed_before(_: Case, event: Event) -> str:
+    told = f"the trial {_OUTCOMES.get(event['outcome'], event['outcome'])} before the merge: {event['message']}"
+    return told.rstrip(": ")
+
+
 def _quarantined(_: Case, event: Event) -> str:
     return f"given up after {number(int(event['attempts']), 'try')}: {event.get('message', '')}".rstrip(": ")
 
@@ -202,6 +227,7 @@ _TELLERS: Mapping[str, Callable[[Case, Event], str]] = {
     "batch_damaged": lambda _, event: f"its batch was found damaged on disk ({', '.join(event['outputs'])})",
     "retry_planned": _retried,
     "quarantined": _quarantined,
+    "failed_before": _failed_before,
     "cancelled": lambda _, event: "cancelled: it will not be run",
     "missing_input": lambda _, event: "an input of it is not there: it waits",
     "input_found": lambda _, event: "its input is there now",

@@ -1,4 +1,4 @@
-"""What `expand`, `shrink` and `reconcile` did, or would do, for people."""
+"""What `expand`, `shrink`, `merge` and `reconcile` did, or would do, for people."""
 
 from __future__ import annotations
 
@@ -40,3 +40,33 @@ def growth_sheet(facts: Mapping[str, Any]) -> Sheet:
     lines |= {"trials": f"{facts['trials']:,} in all"} if "trials" in facts else {}
     title = f"{facts['root']}: nothing is done yet, this is what would be" if facts.get("dry_run") else facts["root"]
     return Sheet(str(title), lines, notes=[f"next: {facts['next']}"] if facts.get("next") else [])
+
+
+def merged_sheet(facts: Mapping[str, Any]) -> Sheet:
+    """What several campaigns came to.
+
+    Arguments:
+    - `facts`: of `staffa.api.merge`.
+    """
+    lines = {str(source["name"]): _came(source) for source in facts["sources"]}
+    lines["trials"] = f"{facts['trials']:,} in all, {facts['with_data']:,} with data"
+    for path, values in facts["explored"].items():
+        lines[path] = "explored now: " + ", ".join(f"{value!r} in {name}" for name, value in values.items())
+    notes = [] if facts["declared"] else [NOT_DECLARED]
+    notes += [f"next: {facts['next']}"] if facts["next"] else []
+    title = f"{facts['root']}: nothing is done yet, this is what would be" if facts["dry_run"] else facts["root"]
+    return Sheet(str(title), lines, notes=notes)
+
+
+NOT_DECLARED = "no blocks of a space say all of these trials: to expand it, say the whole space anew"
+
+
+def _came(source: Mapping[str, Any]) -> str:
+    words = {
+        "renamed": "as further replicates",
+        "duplicates": "stand in it already",
+        "filled": "of these now have data",
+        "left_out": "left out: without data, and sampled otherwise",
+    }
+    told = [f"{source[name]:,} {text}" for name, text in words.items() if source[name]]
+    return ", ".join([f"{source['taken']:,} of {number(source['trials'], 'trial')}", *told])

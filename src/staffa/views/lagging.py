@@ -8,13 +8,6 @@ from typing import Any
 from staffa.views.readings import moment, number, span
 
 
-def lagging(figures: Mapping[str, Any]) -> str:
-    """How many batches are slow, how many seem stuck: `2 slow, 1 stuck`; empty for none."""
-    found = figures.get("lagging") or {}
-    said = [f"{found[state]:,} {state}" for state in ("slow", "stuck") if found.get(state)]
-    return ", ".join(said)
-
-
 def lagging_lines(figures: Mapping[str, Any]) -> dict[str, str]:
     """The worst of them, a line each: where a batch is, since when, and how long its like take."""
     found = figures.get("lagging") or {}

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -134,7 +136,8 @@ def notices(event: Event) -> Iterator[str]:
 
 def _started(event: Event) -> Iterator[str]:
     verb = "resumed" if event.get("resumed") else "started"
-    dashboard = f", dashboard {event['dashboard']}" if event.get("dashboard") else ""
+    taken = f" (port {event['port_taken']} is taken)" if event.get("port_taken") else ""
+    dashboard = f", dashboard {event['dashboard']}{taken}" if event.get("dashboard") else ""
     yield f"{verb} with {number(int(event.get('workers', 0)), 'worker')}{dashboard}"
     way = tunnel(event, str(event.get("host") or ""))
     if way:
@@ -284,17 +287,24 @@ def _write_line(text: str) -> None:
     sys.stdout.flush()
 
 
+BAR, SHORT, GAP = 40, 12, 2
+"""Columns of the bar at most, and at least beside its numbers; and between all of them."""
+_REST = ("outcomes", "retrying", "parts", "lagging", "pools", "paused")
+
+
 class RichDisplay:
     """A bar and a line of readings at the bottom of a terminal, notices above."""
 
     def __init__(self, trials: int, root: Path) -> None:
+        from rich import get_console
         from rich.live import Live
         from rich.progress_bar import ProgressBar
 
         self._title = str(root)
-        self._bar = ProgressBar(total=max(trials, 1), completed=0, width=40)
+        self._bar = ProgressBar(total=max(trials, 1), completed=0, width=BAR)
         self._figures: Event = {"trials": trials}
-        self._live = Live(get_renderable=self._render, refresh_per_second=4)
+        self._console = get_console()
+        self._live = Live(console=self._console, get_renderable=self._render, refresh_per_second=4)
         self._live.start()
 
     def figures(self, figures: Event) -> None:
@@ -304,27 +314,51 @@ class RichDisplay:
     def notice(self, text: str) -> None:
         from rich.text import Text
 
-        self._live.console.print(Text(text, style="yellow"), soft_wrap=True)
+        self._console.print(Text(text, style="yellow"), soft_wrap=True)
 
     def close(self) -> None:
         self._live.stop()
 
     def _render(self) -> Any:
         from rich.console import Group
-        from rich.table import Table
         from rich.text import Text
 
-        self._bar.update(int(self._figures.get("settled", 0)))
         found = readings(self._figures)
-        head = Table.grid(padding=(0, 2))
-        head.add_row(self._bar, *(Text(found[name]) for name in ("percent", "trials", "rate", "eta") if name in found))
-        rest = [found[name] for name in ("outcomes", "retrying", "parts", "pools", "paused") if name in found]
-        lines: list[Any] = [Text(self._title, style="bold"), head]
+        rest = [found[name] for name in _REST if name in found]
+        lines: list[Any] = [Text(self._title, style="bold"), *self._head(found)]
         if rest:
             lines.append(Text(", ".join(rest)))
         if self._figures.get("dashboard"):
             lines.append(Text(str(self._figures["dashboard"]), style="dim"))
         return Group(*lines)
+
+    def _head(self, found: Mapping[str, str]) -> Iterator[Any]:
+        """The bar with its numbers beside it, or below it where the terminal is narrow."""
+        from rich.table import Table
+        from rich.text import Text
+
+        texts = [found[name] for name in ("percent", "trials", "rate", "eta") if name in found]
+        width = self._console.width
+        left = width - sum(len(text) + GAP for text in texts)
+        self._bar.width = min(BAR, left if left >= SHORT else width)
+        self._bar.update(int(self._figures.get("settled", 0)))
+        head = Table.grid(padding=(0, GAP))
+        head.add_row(self._bar, *(map(Text, texts) if left >= SHORT else ()))
+        yield head
+        if left < SHORT:
+            yield Text(", ".join(texts))
+
+
+def proxied(link: str) -> str:
+    """A dashboard's link as a notebook's browser can follow it: through jupyter-server-proxy, where that is installed.
+
+    Links that Dask was told how to write (`distributed.dashboard.link`) are left alone.
+    """
+    found = re.match(r"https?://(?:127\.0\.0\.1|localhost):(\d+)(/.*)", link)
+    if found is None or importlib.util.find_spec("jupyter_server_proxy") is None:
+        return link
+    # A hub says below which path a user's server answers; one's own answers at the root.
+    return f"{os.environ.get('JUPYTERHUB_SERVICE_PREFIX', '').rstrip('/')}/proxy/{found[1]}{found[2]}"
 
 
 class WidgetDisplay:
@@ -366,6 +400,6 @@ class WidgetDisplay:
         import html
 
         self.bar.value = int(self._last.get("settled", 0))
-        link = html.escape(str(self._last.get("dashboard") or ""), quote=True)
+        link = html.escape(proxied(str(self._last.get("dashboard") or "")), quote=True)
         dashboard = f' · <a href="{link}" target="_blank">dashboard</a>' if link else ""
         self.line.value = html.escape(sentence(self._last)) + dashboard

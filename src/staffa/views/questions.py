@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tempfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,39 +16,136 @@ from staffa.views.readings import number
 
 if TYPE_CHECKING:
     from staffa.views.results import Results
+    from staffa.views.table import Table
+
+OTHERWISE = {
+    pa.float16(): pa.float32(),
+    **{pa.timestamp(unit): pa.timestamp("us") for unit in ("s", "ms")},
+    **{pa.duration(unit): pa.int64() for unit in ("s", "ms", "us", "ns")},
+}
+"""What DuckDB makes of some types in a Parquet file; of Arrow's own it would make something else, or nothing."""
 
 DUCK = {pa.bool_(): "BOOLEAN", pa.int64(): "BIGINT", pa.float64(): "DOUBLE", pa.string(): "VARCHAR"}
 
 
 def answer(results: Results, sql: str) -> pa.Table:
-    """Ask one SELECT over the archive's tables.
+    """Ask one SELECT over the tables; of what is not sealed yet only the columns are made that the query needs.
 
     Raises `ConfigError` for everything else: other statements, other files, unknown names.
     """
     import duckdb
 
-    with duckdb.connect() as connection:
-        for name in results.tables:
-            _view(connection, results, name)
+    with duckdb.connect() as connection, tempfile.TemporaryDirectory(prefix="staffa-rows-") as scratch:
+        # What the query does not even mention is not looked at.
+        tables = [results.table(name) for name in results.tables if name in sql]
+        open_ones = [table for table in tables if table.unsealed]
+        for table in tables:
+            _view(connection, table, results)
         _shut(connection, results.workspace.archive)
         try:
             _check(connection, sql)
+            needed = _needed(connection, sql) if open_ones else set()
+            for table in open_ones:
+                connection.register(_unsealed(table), _made(table, needed, Path(scratch)))
             return connection.sql(sql).to_arrow_table()
         except duckdb.Error as error:
             raise _refusal(results, sql, str(error)) from None
 
 
-def _view(connection: Any, results: Results, name: str) -> None:
-    path = results.path(name)
-    pattern = path if name == "failed" else path / "**" / "*.parquet"
-    if not path.exists() or (name != "failed" and next(path.glob("**/*.parquet"), None) is None):
-        connection.register(name, results.schema(name).empty_table())
-    elif any(f"/{column}=" in str(path) for column in results.partition.names):
+def select(table: pa.Table, condition: str, names: Iterable[str]) -> pa.Array:
+    """The `trial` of those rows of a table that satisfy an SQL condition.
+
+    Raises `ConfigError` with the near names for a condition DuckDB does not understand.
+    """
+    import duckdb
+
+    with duckdb.connect() as connection:
+        connection.register("params", table)
+        _shut(connection, None)
+        sql = f"select trial from params where {condition}"
+        try:
+            _check(connection, sql)
+            return connection.sql(sql).to_arrow_table()["trial"].combine_chunks()
+        except duckdb.Error as error:
+            word = re.search(r'column "([^"]+)"', str(error))
+            hint = near(word[1], names) if word else 'such as `temperature > 1 and "schedule.steps" = 8`'
+            raise ConfigError(f"where {condition!r}: {str(error).splitlines()[0]}", hint) from None
+
+
+def _view(connection: Any, table: Table, results: Results) -> None:
+    """A table of the query: its sealed files, and what is not sealed yet, as rows of the same columns."""
+    name, files, sources = table.name, table.files, []
+    misleading = any(f"/{column}=" in str(results.workspace.archive) for column in results.partition.names)
+    if table.held or (files and misleading):
         # DuckDB would take the value of a folder above the archive for the partition's.
-        connection.register(name, results.table(name).dataset)
-    else:
-        source = f"read_parquet({_text(_literal(pattern))}, union_by_name = true, {_hive(results, name)})"
-        connection.execute(f"create view {_quoted(name)} as select * from {source}")
+        connection.register(f"sealed {name}", table.dataset_as(_asked(table.schema)))
+        sources.append(f"select * from {_quoted(f'sealed {name}')}")
+    elif files:
+        paths = ", ".join(_text(_literal(path)) for path in files)
+        sources.append(f"select * from read_parquet([{paths}], union_by_name = true, {_hive(results, name)})")
+    if table.unsealed or not sources:
+        connection.register(_unsealed(table), _asked(table.schema).empty_table())
+        sources.append(f"select * from {_quoted(_unsealed(table))}")
+    only = ""
+    if results.chosen is not None:
+        connection.register("chosen", pa.table({"trial": results.chosen}))
+        only = " where trial in (select trial from chosen)"
+    whole = " union all by name ".join(sources)
+    connection.execute(f"create view {_quoted(name)} as select * from ({whole}){only}")
+
+
+def _unsealed(table: Table) -> str:
+    return f"unsealed {table.name}"
+
+
+def _needed(connection: Any, sql: str) -> set[str]:
+    """Columns that DuckDB will read of tables in memory, by its own plan."""
+    found: set[str] = set()
+
+    def walk(node: Mapping[str, Any]) -> None:
+        facts = node.get("extra_info") or {}
+        if "ARROW_SCAN" in str(facts.get("Function", node.get("name", ""))).upper():
+            for fact in ("Projections", "Filters"):
+                said = facts.get(fact, [])
+                found.update([said] if isinstance(said, str) else said)
+        for child in node.get("children", ()):
+            walk(child)
+
+    for node in json.loads(connection.execute(f"explain (format json) {sql}").fetchall()[0][1]):
+        walk(node)
+    return found
+
+
+def _made(table: Table, needed: set[str], scratch: Path) -> pa.Table:
+    """Rows that are not sealed, by way of a file that is mapped: no more of them is in memory than is looked at."""
+    # A filter is told as text that holds the names of its columns.
+    columns = [name for name in table.columns if name == "trial" or any(name in said for said in needed)]
+    path, writer = scratch / f"{table.name}.arrow", None
+    for batch in table.made(columns):
+        own = _asked(batch.schema)
+        writer = writer or pa.ipc.new_file(path, own)
+        writer.write_batch(batch if own.equals(batch.schema) else batch.cast(own))
+    if writer is None:
+        return _asked(table.schema).empty_table()
+    writer.close()
+    found = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+    for field in _asked(table.schema):
+        if field.name not in columns:
+            found = found.append_column(field, pa.nulls(found.num_rows, field.type))
+    return found.select(table.schema.names)
+
+
+def _asked(schema: pa.Schema) -> pa.Schema:
+    """Columns with the types that DuckDB finds for them in a sealed file."""
+    return pa.schema([field.with_type(_otherwise(field.type)) for field in schema])
+
+
+def _otherwise(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_list(kind):
+        return pa.list_(kind.value_field.with_type(_otherwise(kind.value_type)))
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_otherwise(field.type)) for field in kind])
+    return OTHERWISE.get(kind, kind)
 
 
 def _hive(results: Results, name: str) -> str:
@@ -57,12 +156,12 @@ def _hive(results: Results, name: str) -> str:
     return f"hive_partitioning = true, hive_types = {{{types}}}"
 
 
-def _shut(connection: Any, archive: Path) -> None:
+def _shut(connection: Any, archive: Path | None) -> None:
     """Nothing but the archive can be read from here on, and nothing can be changed about that."""
     scratch = Path(tempfile.gettempdir()) / "staffa-queries"
     connection.execute(f"set temp_directory = {_text(str(scratch))}")
     # The pattern is held against the list as it is written, what it finds as it is called.
-    allowed = {str(archive), _literal(archive)}
+    allowed = {str(archive), _literal(archive)} if archive is not None else set()
     connection.execute(f"set allowed_directories = [{', '.join(_text(path) for path in sorted(allowed))}]")
     connection.execute("set enable_external_access = false")
     connection.execute("set lock_configuration = true")

@@ -21,12 +21,13 @@ def readings(figures: Mapping[str, Any]) -> dict[str, str]:
     rate, eta = figures.get("rate") or 0.0, figures.get("eta")
     found = {"trials": f"{settled:,}/{trials:,} trials", "percent": f"{percent(settled, trials)} %"}
     if rate and settled < trials and not figures.get("stopping"):
-        found["rate"] = f"{_figure(rate)} trials/s"
+        found["rate"] = f"{speed(rate)} trials/s"
         found["eta"] = f"ETA {span(eta)}" if eta is not None else ""
     found["outcomes"] = outcomes(flagged(figures.get("outcomes") or {}))
     found["retrying"] = f"{figures['retrying']:,} batches to be retried" if figures.get("retrying") else ""
     if figures.get("parts"):
         found["parts"] = f"parts {figures.get('sealed', 0):,}/{figures['parts']:,} sealed"
+    found["lagging"] = lagging(figures)
     found["pools"] = ", ".join(f"{name} {_pool(facts)}" for name, facts in pools(figures).items())
     found["paused"] = "PAUSED: the disk is full" if figures.get("paused") else ""
     return {name: text for name, text in found.items() if text}
@@ -35,6 +36,13 @@ def readings(figures: Mapping[str, Any]) -> dict[str, str]:
 def sentence(figures: Mapping[str, Any]) -> str:
     """All readings in one line."""
     return ", ".join(readings(figures).values())
+
+
+def lagging(figures: Mapping[str, Any]) -> str:
+    """How many batches are slow, how many seem stuck: `2 slow, 1 stuck`; empty for none."""
+    found = figures.get("lagging") or {}
+    said = [f"{found[state]:,} {state}" for state in ("slow", "stuck") if found.get(state)]
+    return ", ".join(said)
 
 
 def percent(part: int, whole: int) -> int:
@@ -88,17 +96,22 @@ def tunnel(figures: Mapping[str, Any], host: str) -> str:
     Arguments:
     - `host`: where the driver runs. Its page has no login, so it is served to that host alone.
     """
-    found = re.match(r"https?://([^/:]+):(\d+)", str(figures.get("dashboard") or ""))
+    found = re.match(r"https?://([^/:]+):(\d+)(/.*)?", str(figures.get("dashboard") or ""))
     if found is None or not host or not (pools(figures) or found[1] in ("localhost", "127.0.0.1")):
         return ""
     if host == os.uname().nodename and "SSH_CONNECTION" not in os.environ:
         return ""
-    return f"ssh -N -L {found[2]}:127.0.0.1:{found[2]} {host}, then http://127.0.0.1:{found[2]}/status"
+    return f"ssh -N -L {found[2]}:127.0.0.1:{found[2]} {host}, then http://127.0.0.1:{found[2]}{found[3] or '/'}"
 
 
 def moment(at: float) -> str:
     """A point in time, on this machine's clock."""
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
+
+
+def utc(at: float) -> str:
+    """A point in time for those who read it elsewhere: `2026-10-06 14:05:12 UTC`."""
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(at))
 
 
 def span(seconds: float) -> str:
@@ -129,5 +142,6 @@ def number(count: int, noun: str) -> str:
     return f"{count:,} {noun if count == 1 else plural}"
 
 
-def _figure(rate: float) -> str:
+def speed(rate: float) -> str:
+    """Trials a second, without digits that say nothing."""
     return f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"

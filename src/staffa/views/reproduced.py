@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Mapping
 from typing import Any
@@ -59,5 +60,7 @@ def _worst(worst: Facts | None) -> str:
     if worst is None:
         return "none"
     place = f"{worst['output']}{list(worst['place'])}" if worst["place"] else worst["output"]
+    if math.isnan(worst["recorded"]) and math.isnan(worst["again"]):
+        return f"{place}: another value ({number(worst['bits'], 'value')} differ)"
     values = f"{worst['recorded']:.9g} recorded, {worst['again']:.9g} now, {worst['largest']:.3g} apart"
     return f"{place}: {values} ({number(worst['bits'], 'value')} differ)"

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import re
 
-import numpy as np
 import pyarrow as pa
 
 from staffa.errors import ConfigError, near
-from staffa.storage.roster import read_rosters
 from staffa.storage.workspace import Workspace
-from staffa.trial import Outcome
-from staffa.views.stored import group_store, stored_plan
+from staffa.views.census import every_trial
+from staffa.views.stored import stored_plan
 
 
 def select_trials(workspace: Workspace, where: str) -> pa.Table:
@@ -26,7 +24,7 @@ def select_trials(workspace: Workspace, where: str) -> pa.Table:
     """
     import duckdb
 
-    trials = _trials(workspace)
+    trials = every_trial(workspace, stored_plan(workspace)).drop_columns(["group", "row"])
     with duckdb.connect() as connection:
         connection.register("trials", trials)
         connection.execute("set enable_external_access = false")
@@ -39,21 +37,6 @@ def select_trials(workspace: Workspace, where: str) -> pa.Table:
             return connection.sql(sql).to_arrow_table()
         except duckdb.Error as error:
             raise _refusal(where, str(error), trials.column_names) from None
-
-
-def _trials(workspace: Workspace) -> pa.Table:
-    """Index, digest, parameters and outcome of every trial."""
-    plan = stored_plan(workspace)
-    table = read_rosters(workspace.rosters)
-    groups, rows = table["group"].to_numpy(), table["row"].to_numpy()
-    words = np.array([Outcome(code).word if code in set(Outcome) else "" for code in range(256)], object)
-    samplers = np.array([group.sampler for group in plan.groups], object)
-    codes = np.zeros(len(groups), np.uint8)
-    for number in range(len(plan.groups)):
-        own = groups == number
-        codes[own] = group_store(workspace, plan, number).status()[rows[own]]
-    found = table.drop_columns(["group", "row"]).append_column("sampler", pa.array(samplers[groups], pa.string()))
-    return found.append_column("outcome", pa.array(words[codes], pa.string()))
 
 
 def _refusal(where: str, complaint: str, columns: list[str]) -> ConfigError:

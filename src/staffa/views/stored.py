@@ -1,14 +1,10 @@
-"""What views need of a workspace: its plan, and the columns of its archive."""
+"""What views need of a workspace: its plan and its stores."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
 from staffa.campaign.plan import Plan
 from staffa.errors import WorkspaceError
-from staffa.storage.extracts import ExtractLayout
-from staffa.storage.hot import ArrayLayout, HotStore
-from staffa.storage.tables import ArchiveLayout
+from staffa.storage.hot import HotStore
 from staffa.storage.workspace import Workspace
 
 
@@ -22,13 +18,6 @@ def stored_plan(workspace: Workspace) -> Plan:
         return Plan.loads(path.read_text())
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WorkspaceError(f"'{path}' cannot be read: {error}", advice) from None
-
-
-def archive_columns(plan: Plan) -> ArchiveLayout:
-    """The columns of the archive's tables."""
-    outputs = tuple(ArrayLayout(o.name, o.dtype, o.shape, o.dims, o.chains, o.table, o.length) for o in plan.outputs())
-    extracts = tuple(ExtractLayout(**asdict(extract)) for extract in plan.extracts())
-    return ArchiveLayout(plan.parameters, outputs, plan.partition_by, plan.summaries, plan.diagnosed, extracts)
 
 
 def group_store(workspace: Workspace, plan: Plan, group: int) -> HotStore:

@@ -148,7 +148,8 @@ class Tracks:
 
     def note(self, event: Event) -> None:
         """Take in the next event; malformed ones are passed over."""
-        name, at = event["event"], float(event["at"])
+        # What the reader itself says has no time.
+        name, at = event["event"], float(event.get("at", 0.0))
         if name == "run_started":
             self._change(at, str(event.get("driver", "")))
         elif name == "run_ended":
@@ -167,6 +168,10 @@ class Tracks:
         if holder is not None and holder.lease_id == self._driver:
             self._last = max(self._last, holder.heartbeat)
         self._close(self._last, live=live)
+
+    def present(self) -> dict[str, Stint]:
+        """Workers that are there, by address."""
+        return {address: stint for address, stint in self._known.items() if stint.until is None}
 
     def _change(self, at: float, driver: str) -> None:
         self._close(self._last)

@@ -17,7 +17,7 @@ from distributed.deploy.spec import SpecCluster
 
 from staffa.campaign.machine import ClusterConfig
 from staffa.errors import ClusterError
-from staffa.execution.cluster import campaign_credentials, quiet, secured
+from staffa.execution.cluster import campaign_credentials, free_port, quiet, secured
 from staffa.execution.lanes import Lanes
 from staffa.execution.settings import SETTINGS
 from staffa.execution.slurm.worker import versions
@@ -38,9 +38,9 @@ def served(workspace: Workspace, machine: ClusterConfig) -> Iterator[tuple[Clien
         "security": security,
         "interface": machine.interface,
         "port": 0,
-        "dashboard": True,
+        "dashboard": machine.dashboard,
         # The page has no login: it stays on this host, and is reached through ssh.
-        "dashboard_address": f"127.0.0.1:{machine.dashboard_port if machine.dashboard else 0}",
+        "dashboard_address": f"127.0.0.1:{free_port(machine.dashboard_port) if machine.dashboard else 0}",
     }
     with dask.config.set(SETTINGS), quiet(workspace), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Port .* is already in use")

@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 import math
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from staffa.views.estimate import estimate_lines, estimate_notes
 from staffa.views.lagging import lagging_lines
+from staffa.views.params import described, in_words
 from staffa.views.readings import flagged, moment, number, outcomes, percent, pool, pools, size, span, tunnel
 from staffa.views.sheet import Grid, Sheet, one_line
 
@@ -25,8 +26,12 @@ if TYPE_CHECKING:
 
 GROUPS = 20
 """Groups a plan's table shows; the others are counted."""
+WIDE = 100
+"""Longest text that a line of a plan says of a parameter."""
 CELL = 60
 """Longest text in a cell of a query's answer on a page."""
+LOG_LINES = 20
+"""Lines of a trial's log that are shown with its story: the last ones."""
 
 Facts = Mapping[str, Any]
 
@@ -71,6 +76,7 @@ def plan_facts(
         "inodes": inodes,
         "inodes_per_1000_trials": round(1000 * inodes / max(plan.trials, 1), 1),
         "parameters": dict(plan.parameters),
+        "about": described(plan) if plan.about else [],
         "partition_by": list(plan.partition_by),
         "estimate": dict(estimate or {}),
         "partitions": [_group_facts(plan, group, number) for number, group in enumerate(plan.groups)],
@@ -91,7 +97,7 @@ def _group_facts(plan: Plan, group: Group, number: int) -> dict[str, Any]:
         "batches": group.batches,
         "parts": sum(1 for part in plan.parts if part.group == number),
         "bytes": bytes_per_trial(group, plan.sampling.draws) * group.trials,
-        "outputs": {o.name: f"{o.dtype}{list(o.shape)}" if o.shape else o.dtype for o in group.outputs},
+        "outputs": {output.name: output.kind for output in group.outputs},
     }
 
 
@@ -110,6 +116,7 @@ def plan_sheet(facts: Facts) -> Sheet:
         "inodes": inodes,
         **estimate_lines(facts.get("estimate") or {}),
         "run hash": str(facts.get("run_hash") or ""),
+        **{one["name"]: one_line(in_words(one), WIDE) for one in facts["about"][:GROUPS]},
         **_machine_lines(facts.get("cluster") or {}),
     }
     shown = facts["partitions"][:GROUPS]
@@ -323,14 +330,28 @@ def explain_sheet(facts: Facts) -> Sheet:
         **{name: str(value) for name, value in facts["parameters"].items()},
         "replicate": str(facts["replicate"]),
         "place": place,
+        **_computed(facts["computed"]),
     }
     rows = [(moment(event["at"]), one_line(event["text"])) for event in facts["history"]]
     return Sheet(
         f"trial {facts['trial']} (index {facts['index']})",
         lines,
         Grid(("when", "what happened"), rows),
-        [f"next: {facts['next']}"],
+        [*_log_end(facts), f"next: {facts['next']}"],
     )
+
+
+def _log_end(facts: Facts) -> Iterator[str]:
+    """The last lines of a trial's log."""
+    lines = facts["log"].splitlines()
+    if lines:
+        yield f"printed (the last {min(len(lines), LOG_LINES)} of {number(len(lines), 'line')} of {facts['log_file']}):"
+        yield from lines[-LOG_LINES:]
+
+
+def _computed(found: Facts | None) -> dict[str, str]:
+    """Where a trial of a merged campaign was computed."""
+    return {"computed": f"in {found['root']} from seed {found['seed']}, as {found['trial']}"} if found else {}
 
 
 def config_facts(rows: Iterable[Row]) -> list[dict[str, Any]]:

@@ -1,0 +1,196 @@
+"""Reducers of a campaign (`reduce:`): what they make of each part as it is sealed, and of all parts in the end.
+
+A part's answer is written before the part becomes visible, so whatever is sealed has one; a reducer that came later
+answers for what was sealed before it. What they come to together is put together again at the end of every run and
+consolidation, in the order of the parts: the same however often it was interrupted.
+
+    archive/reduced/NAME.npz           the answer, NAME.json beside it: which reducer, of which parts
+    archive/reduced/NAME/ID/PART.npz   what ID, one reducer with its options and code, made of a part
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import io
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from staffa.campaign.model import ReduceConfig
+from staffa.campaign.plan import Plan
+from staffa.errors import PluginError, near
+from staffa.experiment.ensembles import Arrays, Reducer
+from staffa.experiment.registry import build
+from staffa.storage.files import write_aside
+from staffa.storage.tables import Block
+from staffa.storage.workspace import Workspace
+
+METHODS = ("map", "reduce", "finish")
+
+
+@dataclass(frozen=True)
+class Told:
+    """A reducer as it travels to workers.
+
+    Arguments:
+    - `text`: its block, as JSON.
+    - `code`: digest of the workflow's code where the reducer is part of it.
+    """
+
+    name: str
+    text: str
+    code: str = ""
+
+    @property
+    def identity(self) -> str:
+        """Names what it makes of data: another one's answers are not its own."""
+        return hashlib.sha256(f"{self.text}\n{self.code}".encode()).hexdigest()[:12]
+
+
+Blocks = tuple[Told, ...]
+
+
+def blocks_of(declared: Mapping[str, ReduceConfig], code: str = "") -> Blocks:
+    """Section `reduce` in a form that travels to workers."""
+    blocks = {name: block.model_dump(mode="json") for name, block in declared.items()}
+    return tuple(_told(name, block, code) for name, block in blocks.items())
+
+
+def blocks_in(workspace: Workspace, declared: Mapping[str, ReduceConfig], code: str) -> Blocks:
+    """What is declared, and what there are answers of from earlier consolidations."""
+    own = blocks_of(declared, code)
+    earlier = {path.stem: json.loads(path.read_text())["reducer"] for path in workspace.reduced.glob("*.json")}
+    return own + tuple(_told(name, block, code) for name, block in sorted(earlier.items()) if name not in declared)
+
+
+def _told(name: str, block: Mapping[str, Any], code: str) -> Told:
+    return Told(name, json.dumps(block, sort_keys=True), code if ".py:" in block["use"] else "")
+
+
+@functools.lru_cache(maxsize=8)
+def reducers(blocks: Blocks, code: Path) -> Mapping[str, Reducer]:
+    """The objects that the blocks describe."""
+    found = {}
+    for told in blocks:
+        name = told.name
+        found[name] = build(json.loads(told.text), code, f"reduce.{name}")
+        lacking = [method for method in METHODS if not callable(getattr(found[name], method, None))]
+        if lacking:
+            raise PluginError(
+                f"reduce.{name}.use: {type(found[name]).__name__} has no method {lacking[0]!r}",
+                "a reducer has map(outputs, params), reduce(one, two) and finish(whole)",
+            )
+    return found
+
+
+def check(blocks: Blocks, code: Path, plan: Plan) -> None:
+    """Refuse reducers that cannot be made, or that want outputs that no group records."""
+    outputs = {output.name: output for output in plan.outputs()}
+    known = {name for name, output in outputs.items() if not output.encoding}
+    for name, reducer in reducers(blocks, code).items():
+        for wanted in _of(reducer):
+            if wanted in outputs and wanted not in known:
+                what = f"reduce.{name}.of: {wanted!r} is {outputs[wanted].kind}, and reducers take numbers"
+                raise PluginError(what, near(wanted, known))
+            if wanted not in known:
+                raise PluginError(f"reduce.{name}.of: no group records {wanted!r}", near(wanted, known))
+
+
+def mapped(block: Block, found: Mapping[str, Reducer]) -> dict[str, Arrays]:
+    """What each reducer makes of a batch; nothing of one that wants outputs which its group does not record."""
+    params = {**block.parameters, "replicate": block.replicates}
+    numbers = {name: values for name, values in block.outputs.items() if block.layouts[name].numeric}
+    return {
+        name: _plain(name, reducer.map(numbers, params))
+        for name, reducer in found.items()
+        if _of(reducer) <= numbers.keys()
+    }
+
+
+def joined(answers: Iterable[Mapping[str, Arrays]], found: Mapping[str, Reducer]) -> dict[str, Arrays]:
+    """Several answers as one, in their order."""
+    whole: dict[str, Arrays] = {}
+    for answer in answers:
+        for name, arrays in answer.items():
+            whole[name] = _plain(name, found[name].reduce(whole[name], arrays)) if name in whole else arrays
+    return whole
+
+
+def write_part(archive: Path, blocks: Blocks, part: str, answers: Mapping[str, Arrays]) -> None:
+    """Put a part's answers beside the archive."""
+    for told in (one for one in blocks if one.name in answers):
+        path, arrays = _part(archive, told, part), answers[told.name]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_aside(path, _bytes(arrays))
+
+
+def unanswered(workspace: Workspace, blocks: Blocks, outputs: Collection[str], parts: Iterable[str]) -> list[str]:
+    """Those of some published files that a reducer has not answered for.
+
+    Arguments:
+    - `outputs`: what their group records; who wants other outputs has no answer.
+    """
+    found = reducers(blocks, workspace.code)
+    able = [told for told in blocks if _of(found[told.name]) <= set(outputs)]
+    return [part for part in parts if not all(_part(workspace.archive, told, part).exists() for told in able)]
+
+
+def finish(workspace: Workspace, blocks: Blocks, parts: Sequence[str]) -> None:
+    """Put the parts' answers together: `archive/reduced/NAME.npz`, and what it is of in `NAME.json`.
+
+    Arguments:
+    - `parts`: names of all published files of trials, supplements included.
+    """
+    found = reducers(blocks, workspace.code)
+    for one in blocks:
+        name = one.name
+        paths = {part: _part(workspace.archive, one, part) for part in sorted(parts)}
+        there = [part for part, path in paths.items() if path.exists()]
+        without = [part for part in paths if part not in there]
+        told = {"reducer": json.loads(one.text), "id": one.identity, "parts": there, "without": without}
+        beside = workspace.reduced / f"{name}.json"
+        if not there or (beside.exists() and json.loads(beside.read_text()) == told):
+            continue
+        whole = joined(({name: _read(paths[part])} for part in there), found)[name]
+        write_aside(beside.with_suffix(".npz"), _bytes(_plain(name, found[name].finish(whole))))
+        write_aside(beside, json.dumps(told, indent=1))
+
+
+def _of(reducer: Reducer) -> set[str]:
+    """Outputs that a reducer cannot do without, as far as it says so."""
+    of = getattr(reducer, "of", ())
+    return {of} if isinstance(of, str) else set(of)
+
+
+def _part(archive: Path, told: Told, part: str) -> Path:
+    return archive / "reduced" / told.name / told.identity / f"{part}.npz"
+
+
+def _plain(name: str, arrays: Any) -> Arrays:
+    """Arrays that can be stored without pickling.
+
+    Raises `PluginError` for anything else.
+    """
+    if not isinstance(arrays, Mapping):
+        raise PluginError(f"reduce.{name}: {type(arrays).__name__} is no mapping of names to arrays", "return a dict")
+    found = {str(key): np.asarray(value) for key, value in arrays.items()}
+    for key, value in found.items():
+        if value.dtype.hasobject:
+            raise PluginError(f"reduce.{name}: {key!r} is no array of numbers or text", "return NumPy arrays")
+    return found
+
+
+def _bytes(arrays: Arrays) -> bytes:
+    data = io.BytesIO()
+    np.savez(data, **arrays)  # type: ignore[arg-type]  # its stubs want keywords of another type
+    return data.getvalue()
+
+
+def _read(path: Path) -> Arrays:
+    with np.load(path, allow_pickle=False) as found:
+        return dict(found)

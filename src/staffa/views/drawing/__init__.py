@@ -1,0 +1,1 @@
+"""How figures look, and the few kinds there are: the only home of matplotlib."""
