@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from staffa.campaign.blocks import trial_names
 from staffa.campaign.model import CampaignConfig
-from staffa.campaign.plan import Earlier, Group, Plan, Rows, group_parameters, unfold
+from staffa.campaign.plan import Earlier, Group, Plan, Rows, group_parameters
+from staffa.campaign.unfolding import unfold
 from staffa.errors import ConfigError
 from staffa.experiment.protocol import Output, Schema
 from staffa.trial import digest

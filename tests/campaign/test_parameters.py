@@ -21,7 +21,8 @@ from staffa.campaign.declared import Offered, anything
 from staffa.campaign.formulas import read_formula
 from staffa.campaign.identity import is_free, run_hash
 from staffa.campaign.parameters import WORDS
-from staffa.campaign.plan import Earlier, Group, Plan, Rows, unfold
+from staffa.campaign.plan import Earlier, Group, Plan, Rows
+from staffa.campaign.unfolding import unfold
 from staffa.errors import ConfigError
 from staffa.experiment.parameters import Parameter
 from staffa.experiment.protocol import Output, Schema

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from staffa.campaign import sizes
 from staffa.campaign.model import CampaignConfig
-from staffa.campaign.plan import Group, Plan, Rows, bytes_per_trial, group_parameters, unfold
+from staffa.campaign.plan import Group, Plan, Rows, bytes_per_trial, group_parameters
 from staffa.campaign.space import Space
+from staffa.campaign.unfolding import unfold
 from staffa.errors import ConfigError
 from staffa.experiment.protocol import Output, Schema
 from staffa.trial import digest

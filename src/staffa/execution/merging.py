@@ -19,7 +19,8 @@ import numpy.typing as npt
 
 from staffa.campaign.config import Declaration
 from staffa.campaign.joining import USE, Whole, constants, declared, joined_parameters, settings
-from staffa.campaign.plan import Group, Plan, parts_of
+from staffa.campaign.plan import Group, Plan
+from staffa.campaign.unfolding import parts_of
 from staffa.errors import WorkspaceError
 from staffa.execution.matching import Matched, match
 from staffa.execution.prepare import Built

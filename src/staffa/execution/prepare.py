@@ -22,8 +22,9 @@ from staffa.campaign.cost import Cost
 from staffa.campaign.declared import Offered
 from staffa.campaign.identity import FREE, is_free, run_facts
 from staffa.campaign.inputs import Inputs, check_filled, names_in, without
-from staffa.campaign.plan import Earlier, Group, Plan, Rows, bytes_per_trial, group_parameters, sampling_of, unfold
+from staffa.campaign.plan import Earlier, Group, Plan, Rows, bytes_per_trial, group_parameters
 from staffa.campaign.qa import check_qa
+from staffa.campaign.unfolding import sampling_of, unfold
 from staffa.errors import ConfigError, PluginError, WorkspaceError
 from staffa.execution.bench import spec_of
 from staffa.execution.company import check_company
