@@ -120,10 +120,17 @@ def read(
     - `checked`: whether shards are held against their checksums, which reads each of them whole.
     """
     chosen = with_data(store, group, batch, lanes)
-    arrays = [a for a in store.layout.arrays if outputs is None or a.name in outputs]
     bad = _damaged(store, batch, segment) if checked and len(chosen) else ()
-    if bad or not len(chosen):
-        return Piece(batch, chosen, None, bad)
+    return Piece(batch, chosen, None, bad) if bad else written(store, group, batch, segment, chosen, outputs)
+
+
+def written(
+    store: HotStore, group: Group, batch: int, segment: int, chosen: Any, outputs: Collection[str] | None = None
+) -> Piece:
+    """One segment of some lanes as their shards have it, whatever the batch's mark says."""
+    arrays = [a for a in store.layout.arrays if outputs is None or a.name in outputs]
+    if not len(chosen):
+        return Piece(batch, chosen, None)
     whole = len(chosen) == group.batch
     found = {}
     for array in arrays:

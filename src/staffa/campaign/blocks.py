@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from staffa.campaign.declared import EXPERIMENT, Declared, Explored, Offer, anything, completed
+from staffa.campaign.domain import Domain
 from staffa.campaign.formulas import Formula
 from staffa.campaign.identity import name_trials
 from staffa.campaign.model import CampaignConfig
 from staffa.campaign.points import Points
+from staffa.campaign.searched import fields_of, representatives
 from staffa.campaign.space import Space
 from staffa.errors import ConfigError
 from staffa.trial import Scalar, experiment_text
@@ -35,16 +37,31 @@ def names_of(config: CampaignConfig, found: Explored, whole: Declared) -> npt.ND
     return name_trials(whole.underived, config.replicates, texts, found.codes)
 
 
-def explored(config: CampaignConfig) -> Explored:
-    """The points of a campaign's space, and the experiments they make."""
+def explored(config: CampaignConfig, listed: Collection[str] = ()) -> Explored:
+    """The points of a campaign's space, and the experiments they make.
+
+    Arguments:
+    - `listed`: of a search, whose points are not known yet, the parameters of which every value is to be among them.
+    """
+    if config.search is not None:
+        domain = Domain.read(config.search.space)
+        return explored_at(config, domain, representatives(domain, listed))
     space = Space(config.space, config.seeds.pack().channel("space"))
     points = space.expand()
     blocks, codes = experiments(config, points)
     return Explored(points, space.fields, blocks, codes)
 
 
+def explored_at(config: CampaignConfig, domain: Domain, points: Points) -> Explored:
+    """Points of a search, and the experiments they make."""
+    blocks, codes = experiments(config, points)
+    return Explored(points, fields_of(domain), blocks, codes)
+
+
 def experiments_of(config: CampaignConfig) -> list[dict[str, Any]]:
     """The distinct experiment blocks of a campaign; its points are made only where they make a difference."""
+    if config.search is not None:
+        return list(explored(config).blocks)
     names = Space(config.space, config.seeds.pack().channel("space")).names
     if any(name.startswith(EXPERIMENT) for name in names):
         return list(explored(config).blocks)

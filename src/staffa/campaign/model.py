@@ -28,6 +28,7 @@ from staffa.campaign.alerts import AlertConfig, HooksConfig, Reference, TrackerC
 from staffa.campaign.fields import Count, Duration, Natural, Real, Section, Size, Span, clash, integer
 from staffa.campaign.machine import ClusterConfig
 from staffa.campaign.parameters import Parameters
+from staffa.campaign.search import SearchConfig
 from staffa.errors import near
 from staffa.seeds import CHANNELS, SeedPack
 
@@ -383,6 +384,11 @@ class CampaignConfig(Section):
         default=(),
         description="Blocks whose product is the parameter space, such as [{grid: {temperature: [1, 2]}}].",
     )
+    search: SearchConfig | None = Field(
+        default=None,
+        exclude_if=lambda said: said is None,  # a campaign without one is frozen, and hashed, as before
+        description="Points that are asked for as results come in, instead of `space`: {space, objectives, trials}.",
+    )
     parameters: Parameters = Field(
         default={},
         exclude_if=lambda said: not said,  # a campaign without any is frozen, and hashed, as it was before there were
@@ -423,6 +429,28 @@ class CampaignConfig(Section):
         draws, segments = self.sampling.draws, self.execution.segments
         if draws is not None and draws % segments:
             raise clash("execution.segments", f"{segments} does not divide sampling.draws: {draws}")
+        return self
+
+    @model_validator(mode="after")
+    def _search_is_alone(self) -> CampaignConfig:
+        search = self.search
+        if search is None:
+            return self
+        if self.space:
+            hint = "leave one of them out: constants go into `parameters`"
+            raise clash("space", "lists points where `search` asks for them", hint)
+        if self.replicates > 1:
+            hint = "set replicates: 1, and average within the experiment"
+            raise clash("replicates", f"{self.replicates} of each point, but a search asks for points one by one", hint)
+        if self.after is not None:
+            raise clash("after", "a search asks by itself what comes next", "leave out `after`, or `search`")
+        segments = self.execution.segments
+        if search.prune is not None and segments == 1:
+            hint = "set execution.segments, such as 8, or leave out search.prune"
+            raise clash("search.prune", "trials are compared between segments, and execution.segments is 1", hint)
+        late = [number for number in (search.prune.after if search.prune else ()) if number >= segments]
+        if late:
+            raise clash("search.prune.after", f"{late[0]} is not before the last of execution.segments: {segments}")
         return self
 
     @model_validator(mode="after")

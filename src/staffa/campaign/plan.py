@@ -81,6 +81,21 @@ class Part:
 
 
 @dataclass(frozen=True)
+class Search:
+    """What of a search has to be known wherever its trials are done.
+
+    Arguments:
+    - `trials`: how many are asked for at most; each group has rows for so many.
+    - `objectives`: name and column (or formula of columns) of each.
+    - `rungs`: segments after which trials are compared; empty for never.
+    """
+
+    trials: int
+    objectives: tuple[tuple[str, str], ...]
+    rungs: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
 class Plan:
     """A campaign, frozen, as it stands since its latest generation.
 
@@ -118,6 +133,8 @@ class Plan:
     """What is declared of the parameters, as far as anything is."""
     explored: tuple[str, ...] = ()
     """Parameters that the space gives; the others are constant, or derived."""
+    search: Search | None = None
+    """Where trials are asked for as results come in: groups have rows for all that might be."""
 
     @property
     def constants(self) -> dict[str, Scalar]:
@@ -174,6 +191,10 @@ class Plan:
         fields["summaries"] = tuple(fields.get("summaries", cls.summaries))
         fields["explored"] = tuple(fields.get("explored", dict(fields["parameters"])))
         fields["about"] = {name: Parameter(**said) for name, said in fields.get("about", {}).items()}
+        if fields.get("search"):
+            said = fields["search"]
+            objectives = tuple((name, of) for name, of in said["objectives"])
+            fields["search"] = Search(said["trials"], objectives, tuple(said["rungs"]))
         if "inputs" in fields:
             fields["inputs"] = Inputs(**{name: tuple(words) for name, words in fields["inputs"].items()})
         return cls(**fields)
@@ -193,6 +214,11 @@ class Rows:
     """Of each trial the number of its group in the plan."""
     declared: npt.NDArray[np.uint8]
     """Names of all trials of the space, those that stood before included."""
+
+    def none(self) -> Rows:
+        """The same columns, and no trial: those of a search are not known before it runs."""
+        nobody, names = np.zeros(0, np.int64), np.zeros((0, self.digests.shape[1]), np.uint8)
+        return replace(self, digests=names, kept=nobody, group=nobody.astype(np.int32), declared=names)
 
     def members(self, group: int) -> npt.NDArray[np.int64]:
         """Positions in `kept` of a group's trials."""
@@ -230,7 +256,8 @@ def group_parameters(plan: Plan, rows: Rows, number: int) -> dict[str, npt.NDArr
     """The parameter columns that a group's hot store keeps beside its data."""
     positions = rows.members(number)
     columns = {name: rows.column(name, positions) for name, _ in plan.parameters}
-    present = {name: values for name, values in columns.items() if not _absent(values)}
+    own = {*plan.groups[number].static, *plan.groups[number].traced, *(n for n in columns if n.startswith("experiment."))}
+    present = {name: values for name, values in columns.items() if not _absent(values, name in own)}
     return {**present, "replicate": rows.replicate(positions)}
 
 
@@ -239,8 +266,9 @@ def bytes_per_trial(group: Group, draws: int | None) -> int:
     return sum(output.bytes for output in group.outputs) * max(draws or 1, 1)
 
 
-def _absent(values: npt.NDArray[Any]) -> bool:
-    return values.dtype == object and all(value is None for value in values[:1])
+def _absent(values: npt.NDArray[Any], own: bool) -> bool:
+    """Whether a group has no such parameter; of one without trials, whether it takes none."""
+    return values.dtype == object and (all(value is None for value in values[:1]) if len(values) else not own)
 
 
 def _group(values: dict[str, Any]) -> Group:

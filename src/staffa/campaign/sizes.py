@@ -14,6 +14,11 @@ SMALLEST_BATCH = 64
 to see on the way; below 64 trials the files per trial would outweigh it."""
 PLAIN_BATCH = 768
 """Trials of a batch of plain Python experiments: bounds files per trial, whatever a trial takes."""
+SEARCH_BATCHES = 64
+SEARCH_BATCH = 256
+SEARCH_SECONDS = 0.5
+"""A search asks in 64 batches or more, of 256 trials at most, and of half a second at most where trials run one by
+one: what it asks for while others are under way it asks for without knowing what they bring."""
 PLAIN_SECONDS = 300.0
 """… unless the pilot trial says that such a batch would take longer than this."""
 
@@ -34,6 +39,18 @@ def auto_batch(each: int, total: int, *, plain: bool = False, seconds: float | N
     while size // 2 >= SMALLEST_BATCH and total < FEWEST_BATCHES * size:
         size //= 2
     return size
+
+
+def search_batch(trials: int, seconds: float | None) -> int:
+    """Trials that a search asks for at a time, at most: it is to learn from the others before.
+
+    Arguments:
+    - `trials`: how many there are to be; `seconds`: what one takes, of plain Python.
+    """
+    size = min(max(trials // SEARCH_BATCHES, 1), SEARCH_BATCH)
+    if seconds is not None:
+        size = min(size, max(int(SEARCH_SECONDS / seconds), 1) if seconds else size)
+    return 1 << (size.bit_length() - 1)
 
 
 def _rounded(size: int) -> int:

@@ -13,11 +13,13 @@ import numpy.typing as npt
 
 from staffa.campaign.blocks import explored, names_of
 from staffa.campaign.declared import Declared, Offer, anything, completed
+from staffa.campaign.domain import Domain
 from staffa.campaign.identity import find_duplicates, stand_in
 from staffa.campaign.model import CampaignConfig
-from staffa.campaign.plan import Describe, Earlier, Group, Part, Plan, Rows, bytes_per_trial
+from staffa.campaign.objectives import Objectives
+from staffa.campaign.plan import Describe, Earlier, Group, Part, Plan, Rows, Search, bytes_per_trial
 from staffa.campaign.points import Column, Points
-from staffa.campaign.sizes import auto_batch
+from staffa.campaign.sizes import auto_batch, search_batch
 from staffa.errors import ConfigError, near
 from staffa.experiment.protocol import RESERVED_PARAMETERS, SUMMARIES, Extract, Output, Sampling, Schema
 from staffa.trial import Scalar, canonical
@@ -46,8 +48,8 @@ def unfold(
       are the trials it did not have.
     - `offer`: for an experiment block what its experiment declares of its parameters.
     """
-    pack = config.seeds.pack()
-    found = explored(config)
+    pack, search = config.seeds.pack(), config.search
+    found = explored(config, _listed(config, vectorize))
     blocks, block_codes = found.blocks, found.codes
     whole = completed(config, found, [offer(block) for block in blocks])
     points = whole.points
@@ -67,18 +69,21 @@ def unfold(
     numbers = (len(before) + own.reshape(-1)).astype(np.int32)
     rows = Rows(points, config.replicates, digests[kept], kept, numbers, digests[declared])
     firsts = [trials.row(int(keys[code][0])) for code in used]
+    counts, total = np.bincount(own.reshape(-1)).tolist(), len(kept)
+    if search is not None:  # any of them may be asked for all trials
+        rows, total, counts = rows.none(), search.trials, [search.trials] * len(used)
     drafts = [
-        _draft(len(before) + place, keys[code], blocks, modes, trials, partition_by, sampled, int(count))
-        for place, (code, count) in enumerate(zip(used, np.bincount(own.reshape(-1)), strict=True))
+        _draft(len(before) + place, keys[code], blocks, modes, trials, partition_by, sampled, count)
+        for place, (code, count) in enumerate(zip(used, counts, strict=True))
     ]
     described = _described(drafts, firsts, describe, before)
     sampling = sampling_of(config)
-    groups = tuple(_with_batch(config, group, schema, len(kept)) for group, schema in described)
+    groups = tuple(_with_batch(config, group, schema, total) for group, schema in described)
     _check_outputs([*before, *groups], {name for name, _ in parameters})
     _check_modes(config, groups, sampling)
     plan = Plan(
         generation=0,
-        trials=len(kept),
+        trials=total,
         merged=len(digests) - len(declared),
         seed=pack.channel("trials"),
         code=code,
@@ -101,8 +106,37 @@ def unfold(
                 config.archive.part_size, groups, sampling.draws, len(before), len(earlier.plan.parts) if earlier else 0
             )
         ),
+        search=_search(config),
     )
     return (plan if earlier is None else _joined(earlier.plan, plan)), rows
+
+
+def _listed(
+    config: CampaignConfig, vectorize: Callable[[dict[str, Any], Collection[str]], tuple[str, tuple[str, ...]]]
+) -> set[str]:
+    """Parameters of a search whose values part its trials: they are compiled in, or make partitions."""
+    if config.search is None:
+        return set()
+    domain = Domain.read(config.search.space)
+    names = [*domain.names, *config.parameters]
+    modes = [vectorize(block, names) for block in explored(config).blocks]
+    compiled = {name for mode, static in modes if mode != "off" for name in static}
+    texts = {name for name, axis in domain.axes.items() if axis.kind == "str"}
+    if any(mode != "off" for mode, _ in modes):
+        compiled |= texts
+    return (compiled | {*config.archive.partition_by}) & {*domain.names}
+
+
+def _search(config: CampaignConfig) -> Search | None:
+    search = config.search
+    if search is None:
+        return None
+    objectives = Objectives.read(search.objectives)
+    segments, rungs = config.execution.segments, tuple[int, ...]()
+    if search.prune is not None:
+        powers = [1 << place for place in range(segments.bit_length()) if 1 << place < segments]
+        rungs = tuple(sorted({*(search.prune.after or powers)}))
+    return Search(search.trials, tuple(objectives.columns.items()), rungs)
 
 
 def _joined(earlier: Plan, own: Plan) -> Plan:
@@ -358,6 +392,8 @@ def _with_batch(config: CampaignConfig, group: Group, schema: Schema, total: int
     each = bytes_per_trial(group, config.sampling.draws)
     plain = group.vectorize == "off"
     size = int(asked) if asked != "auto" else auto_batch(each, total, plain=plain, seconds=schema.pilot_seconds)
+    if config.search is not None and asked == "auto":
+        size = min(size, search_batch(total, schema.pilot_seconds if plain else None))
     whole = 1 << max(group.trials - 1, 0).bit_length()
     if width != "auto":
         size, whole = (math.ceil(count / int(width)) * int(width) for count in (size, whole))

@@ -143,6 +143,8 @@ class Board:
         self._open = [len(part.batches()) for part in plan.parts]
         self._programs = _programs(plan)
         self._unsettled: set[Batch] = set(self._part_of)
+        self.vacant: set[Batch] = set()
+        """Batches of a search that no trial belongs to yet."""
 
     def load(
         self,
@@ -158,7 +160,7 @@ class Board:
             self._settle(batch, counts, open_again=bool(counts.get(Outcome.MISSING.word)))
         for part in self.plan.parts:
             for number in part.batches():
-                if (part.group, number) in self._unsettled:
+                if (part.group, number) in self._unsettled and (part.group, number) not in self.vacant:
                     self._wait((part.group, number), (half_open or {}).get((part.group, number)))
 
     def grow(self, plan: Plan) -> None:
@@ -172,6 +174,25 @@ class Board:
                 self._wait((part.group, batch), None)
         self._programs = _programs(plan)
         self.plan = plan
+
+    def reserve(self, batches: Iterable[Batch]) -> None:
+        """Batches that are issued once somebody asks for trials (`seat`); to be told before `load`."""
+        self.vacant.update(batches)
+
+    def seat(self, batch: Batch) -> None:
+        """Trials were asked for: their batch is to be issued."""
+        self.vacant.discard(batch)
+        self._wait(batch, None)
+
+    def release(self) -> None:
+        """Nothing more is asked for: the batches that nobody has are done with."""
+        for batch in self.vacant:
+            self._settle(batch, {})
+        self.vacant.clear()
+
+    def is_settled(self, batch: Batch) -> bool:
+        """Whether a batch is committed, and not to be done again."""
+        return batch not in self._unsettled
 
     def program(self, group: int) -> str:
         """What a worker must have compiled for a group."""
@@ -380,7 +401,7 @@ class Board:
 
     @property
     def finished(self) -> bool:
-        return not (self._queue or self._later or self.flying)
+        return not (self._queue or self._later or self.flying or self.vacant)
 
     @property
     def waiting(self) -> int:

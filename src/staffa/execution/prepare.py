@@ -297,6 +297,8 @@ def group_layout(plan: Plan, group: Group) -> GroupLayout:
         plan.compression,
         plan.level,
         attributes,
+        plan.search is not None,
+        tuple(name for name, _ in plan.search.objectives) if plan.search else (),
     )
 
 

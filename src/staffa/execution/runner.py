@@ -37,6 +37,7 @@ from staffa.execution.overheard import left_behind
 from staffa.execution.pace import Pace
 from staffa.execution.pool import REDUCE, SAMPLE, Demand, Departure, Member, Pool
 from staffa.execution.prepare import plan_digest
+from staffa.execution.refilling import Listed, Refill
 from staffa.execution.requests import Requests
 from staffa.execution.sealing import Sealing
 from staffa.execution.stragglers import Watch
@@ -80,6 +81,7 @@ class Runner:
         pool: Pool,
         *,
         listeners: Iterable[Listener] = (),
+        refill: Refill | None = None,
         stop: Stop | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -103,6 +105,7 @@ class Runner:
             archive, plan, self.stores, self.board, ledger.books, self.chronicle, due, self.wishes.mend,
             config.archive.prune == "verified",
         )  # fmt: skip
+        self.refill: Refill = refill or Listed()
         self.pace = Pace(plan, {number: self.board.program(number) for number in range(len(plan.groups))})
         self.watch = Watch(plan.timeout)
         self.flights: dict[str, Flight] = {}
@@ -174,6 +177,7 @@ class Runner:
         self.chronicle.insist(lambda: agree(self.desk))
         self.chronicle.insist(lambda: check_inputs(self.desk))
         self.desk.moved = functools.partial(on_board, self.board)
+        self.chronicle.insist(functools.partial(self.refill.begin, self.board))
         self.chronicle.insist(self.wishes.enforce)
         for event in take_stock(self.board, self.stores, books, self.sealing.archive.archive.manifest()["parts"]):
             self.chronicle.note(event)
@@ -247,7 +251,10 @@ class Runner:
         nodes = {member.node for member in self.crew.members.values()}
         for member in self.crew.able(SAMPLE):
             while self.crew.loads[member.address] < self.config.execution.window:
-                chosen = self.board.take(functools.partial(self._may_take, member), member.node, nodes)
+                accepts = functools.partial(self._may_take, member)
+                chosen = self.board.take(accepts, member.node, nodes)
+                if chosen is None and self.board.waiting < len(nodes) and self.refill.more(self.board):
+                    chosen = self.board.take(accepts, member.node, nodes)
                 if chosen is None:
                     break
                 self._issue(member, chosen)
@@ -284,6 +291,7 @@ class Runner:
                 self._take(*self._news.get_nowait())
 
     def _tick(self) -> None:
+        self.chronicle.disk(functools.partial(self.refill.tick, self.clock()))
         self.chronicle.tick(self.figures())
 
     # Issuing
@@ -417,6 +425,7 @@ class Runner:
         if left:
             self.board.reopen(flight.batch, left)
         self.desk.landed(flight.batch)
+        self.refill.settled(flight.batch, self.board)
         self.chronicle.go_on()
         return True
 
@@ -601,6 +610,7 @@ class Runner:
 
     def _ended(self, reason: str) -> Ended:
         self._counted = 0.0
+        self.chronicle.insist(self.refill.close)
         self._tick()
         outcomes = {word: count for word, count in self.board.outcomes.items() if count}
         return Ended(reason, outcomes, self.ledger.books.words["quarantined"], self.clock() - self._started)

@@ -78,7 +78,7 @@ def batch_counts(plan: Plan, stores: Mapping[int, HotStore]) -> Iterable[tuple[B
 def word_counts(status: npt.NDArray[np.uint8]) -> dict[str, int]:
     """Trials of a batch by outcome."""
     codes, counts = np.unique(status, return_counts=True)
-    return {Outcome(int(c)).word: int(n) for c, n in zip(codes, counts, strict=True)}
+    return {Outcome(int(c)).word: int(n) for c, n in zip(codes, counts, strict=True) if c != Outcome.PADDING}
 
 
 def flawed(status: npt.NDArray[np.uint8]) -> dict[int, Outcome]:

@@ -24,6 +24,7 @@ from staffa.cells import blank, packed, unpacked
 from staffa.execution.bench import Bench, Order, bench_errors, bench_of, device_kind, programs, start_mark
 from staffa.execution.gauges import memory
 from staffa.execution.lanes import asked_to_leave, seconds_left
+from staffa.execution.objective import values
 from staffa.execution.overheard import KEPT, TrialLog, batch_said, heard, said_beside
 from staffa.execution.pace import MARGIN, SETTLE_SECONDS
 from staffa.execution.programs import Made, joined, known
@@ -212,6 +213,8 @@ def commit(work: Work, written: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     sums = np.array(written[-1]["sums"], np.uint32)
     batch_said(bench.workspace, order, work.said, status[_own_lanes(work)])
     store.commit(order.batch, status, sums, _trial_seconds(work, store))
+    if bench.plan.search is not None:
+        store.score(order.batch, values(bench.plan, bench.group(order.group), store, order.batch))
     checkpoints.remove(_checkpoint_path(bench, order))
     carried = work.carried.seconds if work.carried is not None else {}
     seconds = {**carried, "compile": work.compiled[1], "write": sum(piece["seconds"] for piece in written)}
@@ -251,7 +254,7 @@ def _prepare(bench: Bench, order: Order) -> tuple[int, float]:
 def _begin(bench: Bench, order: Order) -> Work:
     group, store = bench.group(order.group), bench.store(order.group)
     status = store.status(order.batch)
-    rows = group.size(order.batch)
+    rows = store.seats(order.batch)
     wanted = np.zeros(group.batch, bool)
     wanted[:rows] = True if order.lanes is None else np.isin(np.arange(rows), order.lanes)
     has_data = (status == Outcome.OK) | (status == Outcome.NAN)
@@ -415,7 +418,7 @@ def _status(bench: Bench, work: Work) -> Row:
     order = work.order
     group = bench.group(order.group)
     status = np.full(group.batch, Outcome.PADDING, np.uint8)
-    status[: group.size(order.batch)] = Outcome.MISSING
+    status[: bench.store(order.group).seats(order.batch)] = Outcome.MISSING
     if work.kept is not None:
         status[:] = work.kept
     lanes = _own_lanes(work)

@@ -126,6 +126,8 @@ class Books:
     - `node_seconds_lost`: work thrown away, by cause (`CUT_OFFS`, …).
     - `condition`: `paused` with its reason while the driver is paused.
     - `spending`: what has been held of the machines.
+    - `asked`: of a search, by batch what was asked for (`trials_asked`), in that order; `came`: its batches in the
+      order in which they settled.
     """
 
     charged: dict[str, tuple[int, ...]] = field(default_factory=dict)
@@ -158,6 +160,8 @@ class Books:
     node_seconds_lost: dict[str, float] = field(default_factory=dict)
     condition: dict[str, str] = field(default_factory=dict)
     spending: Spending = field(default_factory=Spending)
+    asked: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    came: list[str] = field(default_factory=list)
 
     def note(self, event: Mapping[str, Any]) -> None:
         """Enter one event. Unknown ones are only counted, malformed ones as `unreadable`."""
@@ -276,6 +280,8 @@ def _batch_settled(books: Books, event: Mapping[str, Any]) -> None:
     books.flying.pop(batch, None)
     books.segments.pop(batch, None)
     books.settled.add(batch)
+    if batch in books.asked:
+        books.came.append(batch)
     books.nodes[batch] = sys.intern(str(event.get("node") or ""))
     books.adrift.discard(batch)
     tried = unspan(books.issued.pop(batch)) if batch in books.issued else None
@@ -363,12 +369,18 @@ def _retry_planned(books: Books, event: Mapping[str, Any]) -> None:
 def _batches_found(books: Books, event: Mapping[str, Any]) -> None:
     for batch, words in event["batches"].items():
         books.settled.add(batch)
+        if batch in books.asked:
+            books.came.append(batch)
         books.adrift.discard(batch)
         books.segments.pop(batch, None)
         missing = set(unspan(words.get(Outcome.MISSING.word, "")))
         _close(books, batch, books.open.get(batch, set()) - missing)
         failed = {lane for word, lanes in words.items() if Outcome[word.upper()].failed for lane in unspan(lanes)}
         _leave_undecided(books, batch, failed)
+
+
+def _trials_asked(books: Books, event: Mapping[str, Any]) -> None:
+    books.asked[event["batch"]] = {name: event.get(name, ()) for name in ("places", "points", "replicates")}
 
 
 def _batch_damaged(books: Books, event: Mapping[str, Any]) -> None:
@@ -467,6 +479,7 @@ _ENTRIES: Mapping[str, Callable[[Books, Mapping[str, Any]], None]] = {
     "batch_lost": _batch_lost,
     "batch_yielded": _batch_yielded,
     "batches_found": _batches_found,
+    "trials_asked": _trials_asked,
     "batch_damaged": _batch_damaged,
     "retry_planned": _retry_planned,
     "quarantined": _quarantined,

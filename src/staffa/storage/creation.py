@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from staffa import cells
 from staffa.cells import CELLS, TEXT
-from staffa.storage.layouts import PARAMETER_CHUNK, ArrayLayout, GroupLayout
+from staffa.storage.layouts import ArrayLayout, GroupLayout
 from staffa.trial import Outcome
 
 Row = npt.NDArray[Any]
@@ -74,16 +74,18 @@ def write_group(
     for array in layout.arrays:
         create_output(path / array.name, layout, array)
     _create_marks(group, layout)
-    _fill(group, "trial", np.asarray(digests, dtype=object), layout.rows, ("trial",), "str")
-    _fill(group, "identity", identity, layout.rows, ("trial", "identity_word"), "uint32")
+    rows, chunk = layout.rows, layout.parameter_chunk
+    _fill(group, "trial", np.asarray(digests, dtype=object), rows, ("trial",), "str", chunk)
+    _fill(group, "identity", identity, rows, ("trial", "identity_word"), "uint32", chunk, plain=layout.seated)
     about = layout.attributes.get("about", {})
     for name, values in columns.items():
-        _fill(group, name, values, layout.rows, ("trial",), _zarr_type(values), about.get(name))
+        kind = _zarr_type(values)
+        _fill(group, name, values, rows, ("trial",), kind, chunk, about.get(name), plain=layout.seated and kind != "str")
     if layout.draws is not None:
-        _fill(group, "draw", np.arange(layout.draws), layout.draws, ("draw",), "int64")
+        _fill(group, "draw", np.arange(layout.draws), layout.draws, ("draw",), "int64", layout.draws)
     for name, coordinate in layout.coords.items():
         along = np.asarray(coordinate)
-        _fill(group, name, along, len(along), (name,), _zarr_type(along))
+        _fill(group, name, along, len(along), (name,), _zarr_type(along), max(len(along), 1))
     with quiet(), warnings.catch_warnings():
         # Outside the Zarr 3 text so far, but read by xarray in one go; nothing here changes later.
         warnings.simplefilter("ignore", category=zarr.errors.ZarrUserWarning)
@@ -102,6 +104,16 @@ def _create_marks(group: Any, layout: GroupLayout) -> None:
             dtype=dtype,
             dimension_names=("trial",),
             **common,
+        )
+    if layout.objectives:
+        group.create_array(
+            "objectives",
+            shape=(layout.rows, len(layout.objectives)),
+            chunks=(layout.batch, len(layout.objectives)),
+            dtype="float64",
+            dimension_names=("trial", "objective"),
+            attributes={"names": list(layout.objectives)},
+            **(common | {"fill_value": float("nan")}),
         )
     group.create_array(
         "checksum",
@@ -198,9 +210,11 @@ def _fill(
     rows: int,
     dims: tuple[str, ...],
     dtype: str,
+    chunk: int,
     attributes: Mapping[str, str] | None = None,
+    *,
+    plain: bool = False,
 ) -> None:
-    chunk = min(PARAMETER_CHUNK, max(rows, 1))
     array = group.create_array(
         name,
         shape=(rows, *values.shape[1:]),
@@ -210,6 +224,7 @@ def _fill(
         chunk_key_encoding={"name": "default", "separator": "."},
         config={"write_empty_chunks": True},
         attributes=dict(attributes or {}),
+        **({"compressors": None} if plain else {}),
     )
     if len(values):
         array[: len(values)] = values

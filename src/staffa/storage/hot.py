@@ -153,7 +153,7 @@ class HotStore:
         - `outcomes`: by lane: an exempt one, or `MISSING` for a lane that is to be run after all.
         """
         status = self.status(batch)
-        size = min(self.layout.batch, self.layout.trials - batch * self.layout.batch)
+        size = self.seats(batch)
         status[size:] = Outcome.PADDING
         for lane, outcome in outcomes.items():
             status[lane] = outcome
@@ -167,6 +167,41 @@ class HotStore:
         """Take back a mark: the batch is to be done (again: its data turned out to be damaged)."""
         (self.path / "status" / f"c.{batch}").unlink(missing_ok=True)
         sync_directory(self.path / "status")
+
+    def seat(self, batch: int, identity: Row, digests: Sequence[str], columns: Mapping[str, Row]) -> None:
+        """Give the first rows of a batch to trials that were asked for; arguments as for `create`.
+
+        Doing it again with the same trials changes nothing.
+        """
+        size, text = self.layout.batch, np.asarray(digests, object)
+        first = batch * size
+        for name, values in {**columns, "trial": text}.items():
+            array = self._array(name)
+            if values.dtype == object:
+                self._writable(name)[first : first + len(values)] = values
+            else:
+                self._put(name, f"c.{batch}", _filled(values.astype(array.dtype), size), sync=False)
+        # Last: it says how many rows are taken.
+        self._put("identity", f"c.{batch}.0", _filled(identity.astype("<u4"), size), sync=False)
+
+    def identity(self, batch: int) -> Row:
+        """(trials, words) what is folded into the keys of a batch's trials."""
+        return self._rows("identity", batch)[: self.seats(batch)]
+
+    def seats(self, batch: int) -> int:
+        """Rows of a batch that belong to a trial."""
+        return int(self._rows("identity", batch).any(axis=1).sum()) if self.layout.seated else self._end(batch)
+
+    def score(self, batch: int, objectives: Row) -> None:
+        """Write down what a search scores the trials of a batch by: (batch, objectives), NaN where there is nothing."""
+        self._put("objectives", f"c.{batch}.0", objectives.astype("<f8"))
+
+    def scores(self, batch: int) -> Row | None:
+        """The same as it stands; None where nobody has written it."""
+        if not (self.path / "objectives" / f"c.{batch}.0").exists():
+            return None
+        count = len(self.layout.objectives)
+        return self._get("objectives", f"c.{batch}.0", np.dtype("<f8"), self.layout.batch * count).reshape(-1, count)
 
     def checksums(self, batch: int) -> Row:
         """(segments, outputs) crc32c of each shard's file, as recorded at commit."""
@@ -247,14 +282,12 @@ class HotStore:
 
     def inputs(self, batch: int) -> tuple[Row, dict[str, Row]]:
         """Key words and parameters of a batch's trials (only as many rows as there are trials)."""
-        start = batch * self.layout.batch
-        rows = slice(start, min(start + self.layout.batch, self.layout.trials))
-        names = self.layout.attributes.get("parameters", ())
-        return self._whole("identity")[rows], {name: self._whole(name)[rows] for name in names}
+        identity = self.identity(batch)
+        size, names = len(identity), self.layout.attributes.get("parameters", ())
+        return identity, {name: self._rows(name, batch)[:size] for name in names}
 
     def digests(self, batch: int) -> list[str]:
-        start = batch * self.layout.batch
-        words = self._whole("identity")[start : min(start + self.layout.batch, self.layout.trials)]
+        words = self.identity(batch)
         text = words.astype(">u4").tobytes().hex()
         return [text[i : i + 2 * DIGEST_BYTES] for i in range(0, len(text), 2 * DIGEST_BYTES)]
 
@@ -290,9 +323,27 @@ class HotStore:
 
     def _whole(self, name: str) -> Row:
         """A column of all trials, read once: a few bytes a trial, but a chunk to decode for each look."""
+        if self.layout.seated:  # more may have come
+            return np.asarray(self._array(name)[: self.layout.trials])
         if name not in self._columns:
             self._columns[name] = np.asarray(self._array(name)[: self.layout.trials])
         return self._columns[name]
+
+    def _rows(self, name: str, batch: int) -> Row:
+        """A column of one batch; of a search, padding included."""
+        size = self.layout.batch
+        if not self.layout.seated:
+            return self._whole(name)[batch * size : self._end(batch) + batch * size]
+        array = self._array(name)
+        if array.dtype.kind not in "biufc":
+            return np.asarray(array[batch * size : (batch + 1) * size])
+        shape = (size, *array.shape[1:])
+        chunk = f"c.{batch}" + ".0" * (len(shape) - 1)
+        return self._get(name, chunk, array.dtype, math.prod(shape)).reshape(shape)
+
+    def _end(self, batch: int) -> int:
+        """Rows of a batch, but for those that only fill it up."""
+        return min(self.layout.batch, self.layout.trials - batch * self.layout.batch)
 
     def _array(self, name: str) -> Any:
         with self._lock:
@@ -305,6 +356,13 @@ class HotStore:
                     self._arrays[name] = zarr.open_array(self.path / name, mode="r")
             return self._arrays[name]
 
+    def _writable(self, name: str) -> Any:
+        """An array of texts, to seat trials in."""
+        import zarr
+
+        with ZARRS_LOCK, quiet():
+            return zarr.open_array(self.path / name, mode="r+")
+
     def _scratch(self, array: ArrayLayout, scratch: Path) -> Any:
         key = f"{scratch}/{array.name}"
         with self._lock:
@@ -313,6 +371,13 @@ class HotStore:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 self._arrays[key] = create_output(path, self.layout, array, scratch=True)
             return self._arrays[key]
+
+
+def _filled(values: Row, rows: int) -> Row:
+    """The values, and zeros for the rest of the rows."""
+    whole = np.zeros((rows, *values.shape[1:]), values.dtype)
+    whole[: len(values)] = values
+    return whole
 
 
 def _crc32c(path: Path) -> int:

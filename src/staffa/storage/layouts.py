@@ -59,6 +59,15 @@ class GroupLayout:
     compression: str = "lz4"
     level: int = 1
     attributes: Mapping[str, Any] = field(default_factory=dict)
+    seated: bool = False
+    """Whether trials come to their rows a batch at a time, as a search asks for them (`HotStore.seat`)."""
+    objectives: tuple[str, ...] = ()
+    """What a search scores trials by: columns of the array `objectives`."""
+
+    @property
+    def parameter_chunk(self) -> int:
+        """Trials in a chunk of the parameters: a batch where they are written batch by batch."""
+        return self.batch if self.seated else min(PARAMETER_CHUNK, max(self.rows, 1))
 
     @property
     def batches(self) -> int:
@@ -72,11 +81,12 @@ class GroupLayout:
     @property
     def files(self) -> int:
         """Inodes of the complete store."""
-        marks, per_batch = 3, len(self.arrays) * self.segments + 3
+        scored = bool(self.objectives)
+        marks, per_batch = 3 + scored, len(self.arrays) * self.segments + 3 + scored
         axes = len(self.coords) + (self.draws is not None)
         columns = 2 + len(self.attributes.get("parameters", ()))
         folders = 1 + marks + len(self.arrays) + axes + columns  # each with its zarr.json
-        return 2 * folders + axes + columns * math.ceil(self.trials / PARAMETER_CHUNK) + self.batches * per_batch
+        return 2 * folders + axes + columns * math.ceil(self.trials / self.parameter_chunk) + self.batches * per_batch
 
     def shard(self, array: ArrayLayout) -> tuple[int, ...]:
         """Shape of the shard one batch writes of `array` in one segment."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING
 from typing import Any
 
+from staffa.telemetry import machines  # noqa: F401  (its events are among the leaves)
 from staffa.telemetry.events import Event, Unknown
 
 SCHEMA_VERSION = 2

@@ -1,0 +1,405 @@
+"""Where the next batches of a search come from: asked for as soon as a worker has room, by what is known by then.
+
+Everything stands in two places: what was asked for in the journal, before anything is done with it, and in the hot
+store beside the batch's data. A driver that takes over reads the journal, makes the stores agree with it, and goes on
+with the trial after the last; so does one that finds no journal, from the stores alone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from staffa.campaign.asking import Asking
+from staffa.campaign.objectives import Objectives
+from staffa.campaign.plan import Plan, Rows
+from staffa.execution.board import Batch, Board
+from staffa.execution.exempt import named
+from staffa.execution.objective import values
+from staffa.execution.tally import batch_key
+from staffa.search.strategies import Strategy, Told
+from staffa.seeds import key_words
+from staffa.storage.books import Books
+from staffa.storage.hot import HotStore, committed_batches
+from staffa.storage.roster import hexadecimal, write_roster
+from staffa.storage.spans import spans, unspan
+from staffa.storage.workspace import Workspace
+from staffa.trial import Outcome
+
+ROSTER_SECONDS = 2.0
+ROSTER_SHARE = 0.02
+"""The list of trials is written anew at most every two seconds, and in at most 2 % of the time."""
+
+EXEMPT = [outcome for outcome in Outcome if outcome.exempt]
+
+Columns = dict[str, npt.NDArray[Any]]
+
+
+class Refill(Protocol):
+    """What gives a run more to do once all that it knows of is under way."""
+
+    def begin(self, board: Board) -> None:
+        """Have the board know which batches stand, before what is in the stores is counted."""
+
+    def more(self, board: Board) -> bool:
+        """Ask for another batch; whether there is one on the board now."""
+
+    def settled(self, batch: Batch, board: Board) -> None:
+        """A batch was committed, or came to nothing."""
+
+    def tick(self, now: float) -> None:
+        """What is due now and then."""
+
+    def close(self) -> None:
+        """The run ends: what readers go by is brought up to date."""
+
+
+class Listed:
+    """Everything is listed before it runs."""
+
+    def begin(self, board: Board) -> None:
+        pass
+
+    def more(self, board: Board) -> bool:
+        return False
+
+    def settled(self, batch: Batch, board: Board) -> None:
+        pass
+
+    def tick(self, now: float) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class Seat:
+    """A batch that was asked for.
+
+    Arguments:
+    - `places`: which of the search's trials its lanes are; `points`: (lanes, dimension) in the unit cube.
+    - `rows`: its trials, at `at` among them; `replicates`: of each how often its point was asked for before.
+    - `base`: (lanes, 16) what they would be called, had they been asked for once.
+    """
+
+    places: tuple[int, ...]
+    points: npt.NDArray[np.float64]
+    rows: Rows
+    at: npt.NDArray[np.int64]
+    replicates: tuple[int, ...]
+    base: npt.NDArray[np.uint8]
+
+    @property
+    def digests(self) -> npt.NDArray[np.uint8]:
+        return self.rows.digests[self.at]
+
+
+@dataclass
+class Knowledge:
+    """What was told so far, in buffers that grow."""
+
+    dimension: int
+    objectives: Objectives
+    points: npt.NDArray[np.float64] = field(init=False)
+    scores: npt.NDArray[np.float64] = field(init=False)
+    count: int = 0
+
+    def __post_init__(self) -> None:
+        self.points = np.empty((64, self.dimension))
+        self.scores = np.empty((64, len(self.objectives.groups)))
+
+    def add(self, points: npt.NDArray[np.float64], found: npt.NDArray[np.float64]) -> None:
+        end = self.count + len(points)
+        while end > len(self.points):
+            self.points = np.concatenate([self.points, np.empty_like(self.points)])
+            self.scores = np.concatenate([self.scores, np.empty_like(self.scores)])
+        self.points[self.count : end], self.scores[self.count : end] = points, found
+        self.count = end
+
+    def told(self) -> Told:
+        return Told(self.points[: self.count], self.scores[: self.count])
+
+
+class Searching:
+    """A search as its driver sees it.
+
+    Arguments:
+    - `note`: records an event.
+    """
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        plan: Plan,
+        stores: Mapping[int, HotStore],
+        books: Books,
+        asking: Asking,
+        objectives: Objectives,
+        strategy: Strategy,
+    ) -> None:
+        assert plan.search is not None
+        self.workspace, self.plan, self.stores, self.books = workspace, plan, stores, books
+        self.asking, self.objectives, self.strategy = asking, objectives, strategy
+        self.note: Callable[[dict[str, Any]], None] = lambda event: None
+        self.seats: dict[Batch, Seat] = {}
+        self._left = plan.search.trials
+        """Trials that may still be asked for."""
+        self._know = Knowledge(asking.domain.dimension, objectives)
+        self._free: list[deque[int]] = [deque(range(group.batches)) for group in plan.groups]
+        self._asked: list[list[tuple[int, Columns]]] = [[] for _ in plan.groups]
+        """By group what was asked for and has no seat yet: place and parameters."""
+        self._lost: deque[int] = deque()
+        """Places that a driver before had asked for, and that never came to a seat."""
+        self._next = 0
+        self._repeats: Counter[bytes] = Counter()
+        """How often a point was asked for, by its trial's name."""
+        self._told: dict[Batch, npt.NDArray[np.bool_]] = {}
+        self._roster = _RosterFile(workspace, plan)
+
+    # --- what stands already ---------------------------------------------------------------------------
+
+    def begin(self, board: Board) -> None:
+        self._read()
+        self._adopt_unheard()
+        taken = {place for seat in self.seats.values() for place in seat.places}
+        self._next = max(taken, default=-1) + 1
+        self._lost = deque(place for place in range(self._next) if place not in taken)
+        board.reserve(batch for group, free in enumerate(self._free) for batch in ((group, b) for b in free))
+        for name in dict.fromkeys([*self.books.came, *map(named, self.seats)]):
+            if batch_key(name) in self.seats:
+                self._tell(batch_key(name), final=False)
+
+    def _read(self) -> None:
+        """Take up what the journal says was asked for, and have the stores agree."""
+        asked = self.books.asked
+        if not asked:
+            return
+        names = self.asking.domain.names
+        columns = {name: _column([value for one in asked.values() for value in one["points"][name]]) for name in names}
+        replicates = [n for one in asked.values() for n in (one["replicates"] or [0] * len(one["points"][names[0]]))]
+        points, rows = self.asking.domain.encode_columns(columns), self.asking.rows(columns, replicates)
+        base = self.asking.rows(columns).digests if any(replicates) else rows.digests
+        start = 0
+        for name, one in asked.items():
+            batch, places = batch_key(name), tuple(unspan(one["places"]))
+            at = np.arange(start, start + len(places))
+            start += len(places)
+            self._take(batch, Seat(places, points[at], rows, at, tuple(replicates[at[0] : start]), base[at]))
+
+    def _adopt_unheard(self) -> None:
+        """Batches that are committed, of which no journal tells that they were asked for."""
+        for group, store in self.stores.items():
+            for number in sorted(committed_batches(store)):
+                if (group, number) in self.seats:
+                    continue
+                if not self._adopted(group, number, store):
+                    # Parameters that never reached the disk: nobody can say what was computed.
+                    store.reset(number)
+
+    def _adopted(self, group: int, number: int, store: HotStore) -> bool:
+        identity, columns = store.inputs(number)
+        own = self._own_columns(group, columns, len(identity))
+        if not len(identity) or own is None:
+            return False
+        replicates = tuple(columns["replicate"].tolist())
+        rows = self.asking.rows(own, replicates)
+        if not np.array_equal(key_words(rows.digests), identity):
+            return False
+        first = max((place for seat in self.seats.values() for place in seat.places), default=-1) + 1
+        points, base = self.asking.domain.encode_columns(own), self.asking.rows(own).digests
+        seat = Seat(tuple(range(first, first + len(identity))), points, rows, rows.kept, replicates, base)
+        self._say(group, number, seat.places, own, replicates)
+        self._take((group, number), seat)
+        return True
+
+    def _own_columns(self, group: int, columns: Mapping[str, Any], count: int) -> Columns | None:
+        """What the search varies, of the parameters beside a batch; None where one of them is not there."""
+        names, static = self.asking.domain.names, self.plan.groups[group].static
+        known = {**{name: np.array([value] * count) for name, value in static.items()}, **columns}
+        if any(name not in known for name in names):
+            return None
+        return {name: _column(known[name].tolist()) for name in names}
+
+    def _take(self, batch: Batch, seat: Seat) -> None:
+        group, number = batch
+        self.seats[batch] = seat
+        if number in self._free[group]:
+            self._free[group].remove(number)
+        self._repeats.update(map(bytes, seat.base))
+        self._left = max(self._left - len(seat.places), 0)
+        if not np.array_equal(self.stores[group].identity(number), key_words(seat.digests)):
+            self._seat(batch, seat)
+        self._roster.add(batch, seat)
+
+    # --- asking ------------------------------------------------------------------------------------------
+
+    def more(self, board: Board) -> bool:
+        while True:
+            group = next((n for n, own in enumerate(self._asked) if len(own) >= self.plan.groups[n].batch), None)
+            if group is None and not self._left:
+                group = next((n for n, own in enumerate(self._asked) if own), None)
+                if group is None:
+                    board.release()
+                    return False
+            if group is not None:
+                board.seat(self._seated(group))
+                return True
+            self._ask(min(self._left, self.plan.groups[0].batch))
+
+    def _ask(self, count: int) -> None:
+        self._left -= count
+        told, places = self._know.told(), [self._place() for _ in range(count)]
+        for first, length in _runs(places):
+            points = self.asking.domain.snapped(self.strategy.suggest(first, length, told))
+            columns = self.asking.domain.decode_columns(points)
+            groups = self.asking.rows(columns).group.tolist()
+            for row, group in enumerate(groups):
+                one = {name: values[row : row + 1] for name, values in columns.items()}
+                self._asked[group].append((first + row, one))
+
+    def _place(self) -> int:
+        if self._lost:
+            return self._lost.popleft()
+        self._next += 1
+        return self._next - 1
+
+    def _seated(self, group: int) -> Batch:
+        """Give the trials of a group that have no seat yet a batch."""
+        size = self.plan.groups[group].batch
+        chosen, self._asked[group] = sorted(self._asked[group][:size], key=_place_of), self._asked[group][size:]
+        places = tuple(place for place, _ in chosen)
+        columns = {name: np.concatenate([one[name] for _, one in chosen]) for name in self.asking.domain.names}
+        rows = self.asking.rows(columns)
+        base, replicates = rows.digests, tuple(map(self._repeated, map(bytes, rows.digests)))
+        if any(replicates):
+            rows = self.asking.rows(columns, replicates)
+        number = self._free[group].popleft()
+        seat = Seat(places, self.asking.domain.encode_columns(columns), rows, rows.kept, replicates, base)
+        self._say(group, number, places, columns, replicates)
+        self.seats[group, number] = seat
+        self._seat((group, number), seat)
+        self._roster.add((group, number), seat)
+        return group, number
+
+    def _repeated(self, name: bytes) -> int:
+        """How often a point was asked for before; it is counted."""
+        self._repeats[name] += 1
+        return self._repeats[name] - 1
+
+    def _say(
+        self, group: int, number: int, places: Iterable[int], columns: Columns, replicates: tuple[int, ...]
+    ) -> None:
+        points = {name: values.tolist() for name, values in columns.items()}
+        event = {"event": "trials_asked", "batch": named((group, number)), "places": spans(places), "points": points}
+        self.note(event | ({"replicates": list(replicates)} if any(replicates) else {}))
+
+    def _seat(self, batch: Batch, seat: Seat) -> None:
+        group, number = batch
+        store, digests = self.stores[group], seat.digests
+        names = [name for name in store.layout.attributes["parameters"] if name != "replicate"]
+        columns = {name: seat.rows.column(name, seat.at) for name in names}
+        columns["replicate"] = np.array(seat.replicates, np.int64)
+        store.seat(number, key_words(digests), [text.decode() for text in hexadecimal(digests)], columns)
+
+    # --- telling -----------------------------------------------------------------------------------------
+
+    def settled(self, batch: Batch, board: Board) -> None:
+        self._tell(batch, final=board.is_settled(batch))
+
+    def _tell(self, batch: Batch, *, final: bool) -> None:
+        """Have the strategy know of the trials of a batch that have data; where it is final, of those without, too."""
+        group, number = batch
+        seat, store = self.seats[batch], self.stores[group]
+        status = store.status(number)[: len(seat.places)]
+        data = (status == Outcome.OK) | (status == Outcome.NAN)
+        gone = (status != Outcome.MISSING) & ~data
+        before = self._told.setdefault(batch, np.zeros(len(status), bool))
+        fresh = (data | (gone if final else np.isin(status, EXEMPT))) & ~before
+        if not fresh.any():
+            return
+        found = store.scores(number)
+        if found is None or np.isnan(found[: len(status)][data & fresh]).all():
+            found = values(self.plan, self.plan.groups[group], store, number)
+            store.score(number, found)
+        scores = self.objectives.scores(found[: len(status)])
+        scores[~data] = np.inf
+        self._know.add(seat.points[fresh], scores[fresh])
+        before |= fresh
+
+    # --- readers -----------------------------------------------------------------------------------------
+
+    def tick(self, now: float) -> None:
+        self._roster.tick(now)
+
+    def close(self) -> None:
+        self._roster.write()
+
+
+class _RosterFile:
+    """The list of trials, written anew as it grows: a copy for readers, the journal has it all."""
+
+    def __init__(self, workspace: Workspace, plan: Plan) -> None:
+        self._path, self._parameters = workspace.trials(plan.generation), plan.parameters
+        self._pieces: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in ("digest", "group", "row", "replicate")}
+        self._pieces |= {name: [] for name, _ in plan.parameters}
+        self._sizes = [group.batch for group in plan.groups]
+        self._due, self._changed = 0.0, False
+
+    def add(self, batch: Batch, seat: Seat) -> None:
+        group, number = batch
+        size, first = len(seat.places), number * self._sizes[group]
+        piece = {name: seat.rows.column(name, seat.at) for name, _ in self._parameters}
+        piece |= {"digest": seat.digests, "group": np.full(size, group), "row": np.arange(first, first + size)}
+        piece["replicate"] = np.array(seat.replicates, np.int64)
+        for name, values in piece.items():
+            self._pieces[name].append(values)
+        self._changed = True
+
+    def tick(self, now: float) -> None:
+        if self._changed and now >= self._due:
+            began = time.monotonic()
+            self.write()
+            self._due = now + max(ROSTER_SECONDS, (time.monotonic() - began) / ROSTER_SHARE)
+
+    def write(self) -> None:
+        if not self._changed:
+            return
+        whole = {name: _joined(pieces) for name, pieces in self._pieces.items()}
+        for name, values in whole.items():
+            self._pieces[name] = [values]
+        columns = {name: ("int", whole[name]) for name in ("group", "row", "replicate")}
+        columns |= {name: (kind, whole[name]) for name, kind in self._parameters}
+        write_roster(self._path, whole["digest"], columns)
+        self._changed = False
+
+
+def _joined(pieces: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    """Pieces of a column; where a parameter is absent from some they are objects."""
+    if len({piece.dtype for piece in pieces}) > 1:
+        pieces = [piece.astype(object) for piece in pieces]
+    return np.concatenate(pieces)
+
+
+def _column(values: list[Any]) -> npt.NDArray[Any]:
+    """Values of a parameter, texts as objects."""
+    return np.array(values, object) if values and isinstance(values[0], str) else np.array(values)
+
+
+def _place_of(asked: tuple[int, Columns]) -> int:
+    return asked[0]
+
+
+def _runs(places: list[int]) -> Iterable[tuple[int, int]]:
+    """Places in a row: first and how many."""
+    first = 0
+    for end in range(1, len(places) + 1):
+        if end == len(places) or places[end] != places[end - 1] + 1:
+            yield places[first], end - first
+            first = end
