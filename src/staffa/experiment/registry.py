@@ -130,7 +130,7 @@ def caller(family: str, block: Mapping[str, Any], directory: Path, field: str) -
         found, options = _made(found, options, directory, field, text), {}
     if not callable(found):
         raise PluginError(f"{field}.use: {text!r} is {type(found).__name__}, which cannot be called")
-    given = _checked_options(found, options, field, behind=1)
+    given = checked_options(found, options, field, behind=1)
 
     def called(thing: Any) -> Any:
         with importing_from(directory):
@@ -140,7 +140,7 @@ def caller(family: str, block: Mapping[str, Any], directory: Path, field: str) -
 
 
 def _made(found: Any, options: dict[str, Any], directory: Path, field: str, text: str) -> Any:
-    checked = _checked_options(found, options, field)
+    checked = checked_options(found, options, field)
     with importing_from(directory), user_code(directory, text), _options(directory, found, field):
         return found(**checked)
 
@@ -380,13 +380,18 @@ def offered(experiment: Experiment) -> dict[str, Parameter | None]:
 _DECLARE = 'write parameters = {"kernel.width": staffa.Parameter(1.0, comment="…")}'
 
 
-def _checked_options(found: Any, options: dict[str, Any], field: str, behind: int = 0) -> dict[str, Any]:
-    """Options as what is to be called with them takes them; `behind` so many arguments that are none."""
+def checked_options(
+    found: Any, options: dict[str, Any], field: str, behind: int = 0, given: Iterable[str] = ()
+) -> dict[str, Any]:
+    """Options as what is to be called with them takes them.
+
+    `behind` so many arguments that are none, and besides those that are `given` by name. Raises `PluginError`.
+    """
     import pydantic
 
     signature = inspect.signature(found)
     known = {n: p for n, p in signature.parameters.items() if p.kind is not p.VAR_KEYWORD}
-    known = {name: known[name] for name in [*known][behind:]}
+    known = {name: known[name] for name in [*known][behind:] if name not in given}
     free = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
     if signature.parameters.keys() == {"args", "kwargs"}:  # object.__init__: no options at all
         known, free = {}, False

@@ -1,0 +1,1 @@
+"""What to try next: spaces, objectives, fronts, strategies, and studies that ask and tell."""
