@@ -60,7 +60,9 @@ class Asking:
         columns = {column.name: column for column in points.columns}
         groups = np.full(points.length, -1, np.int32)
         for number, group in enumerate(self._plan.groups):
-            there = np.isin(found.codes, [code for code, text in enumerate(blocks) if text == canonical(group.experiment)])
+            there = np.isin(
+                found.codes, [code for code, text in enumerate(blocks) if text == canonical(group.experiment)]
+            )
             for name, value in _parting(group).items():
                 if name in columns:
                     column = columns[name]

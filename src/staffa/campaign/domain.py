@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from staffa.campaign.points import Kind
+from staffa.campaign.sides import Axis, Categorical, Column, Continuous, Integer, Lattice
 from staffa.campaign.values import (
     check_count,
     check_list,
@@ -35,7 +36,6 @@ from staffa.campaign.values import (
     unify,
 )
 from staffa.errors import ConfigError, near
-from staffa.campaign.sides import Axis, Categorical, Column, Continuous, Integer, Lattice
 from staffa.trial import Scalar
 
 __all__ = ["Axis", "Categorical", "Continuous", "Domain", "Integer", "Lattice"]

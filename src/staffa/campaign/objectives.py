@@ -6,7 +6,7 @@
 With target and limit the score is 0 at the target or better, `priority` at the limit, in proportion between, and
 infinite beyond the limit; without them it is `priority` times the value (times minus the value where it is to be
 large). What is missing, NaN, or infinite in the bad direction scores infinitely much. Scores are added up within a
-group; groups are never added up, but compared by fronts (`staffa.campaign.fronts`).
+group; groups are never added up, but compared by fronts (`staffa.search.fronts`).
 """
 
 from __future__ import annotations

@@ -256,7 +256,11 @@ def group_parameters(plan: Plan, rows: Rows, number: int) -> dict[str, npt.NDArr
     """The parameter columns that a group's hot store keeps beside its data."""
     positions = rows.members(number)
     columns = {name: rows.column(name, positions) for name, _ in plan.parameters}
-    own = {*plan.groups[number].static, *plan.groups[number].traced, *(n for n in columns if n.startswith("experiment."))}
+    own = {
+        *plan.groups[number].static,
+        *plan.groups[number].traced,
+        *(n for n in columns if n.startswith("experiment.")),
+    }
     present = {name: values for name, values in columns.items() if not _absent(values, name in own)}
     return {**present, "replicate": rows.replicate(positions)}
 

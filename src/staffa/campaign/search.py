@@ -15,7 +15,9 @@ class StrategyConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow")
 
     use: str = Field(
-        default="explore", min_length=1, description="A strategy: explore, mixture, sobol, random, optuna, or a plug-in's."
+        default="explore",
+        min_length=1,
+        description="A strategy: explore, mixture, sobol, random, optuna, or a plug-in's.",
     )
 
     @property

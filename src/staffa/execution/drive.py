@@ -23,6 +23,7 @@ from staffa.execution.ending import HANDOVER, Ended, Stop
 from staffa.execution.pool import Pool
 from staffa.execution.posting import Poster
 from staffa.execution.prepare import adopt_code, current_plan, open_stores, plan_digest
+from staffa.execution.refilling import refill_of
 from staffa.execution.runner import Runner
 from staffa.execution.tally import batch_counts, counted
 from staffa.experiment.environment import worker_environment
@@ -83,7 +84,10 @@ def drive(
             if isinstance(listener, Poster):
                 stack.enter_context(listener.posted(pool, ledger.books))
         digest, config = plan_digest(found), declaration.campaign
-        runner = Runner(workspace, found, digest, config, ledger, stores, pool, listeners=heard, stop=stop)
+        refill = refill_of(workspace, config, found, stores, ledger.books)
+        runner = Runner(
+            workspace, found, digest, config, ledger, stores, pool, listeners=heard, refill=refill, stop=stop
+        )
         audience.begin(_header(workspace, declaration, lease, found.code, ledger, pool), figures)
         return _told(audience, runner.seal if seal else runner.run)
 

@@ -20,8 +20,10 @@ import numpy as np
 from staffa.campaign.config import Declaration, difference, dump, load_frozen
 from staffa.campaign.cost import Cost
 from staffa.campaign.declared import Offered
+from staffa.campaign.domain import Domain
 from staffa.campaign.identity import FREE, is_free, run_facts
 from staffa.campaign.inputs import Inputs, check_filled, names_in, without
+from staffa.campaign.model import CampaignConfig
 from staffa.campaign.plan import Earlier, Group, Plan, Rows, bytes_per_trial, group_parameters
 from staffa.campaign.qa import check_qa
 from staffa.campaign.unfolding import sampling_of, unfold
@@ -30,9 +32,12 @@ from staffa.execution.bench import spec_of
 from staffa.execution.company import check_company
 from staffa.execution.ensemble import blocks_of
 from staffa.execution.ensemble import check as check_reducers
+from staffa.execution.objective import check_objectives
 from staffa.experiment.protocol import Experiment, Sampling, Schema
 from staffa.experiment.registry import build, offered
 from staffa.rows import array_layout
+from staffa.search.strategies import Strategy
+from staffa.search.strategies import build as build_strategy
 from staffa.storage.files import write_aside
 from staffa.storage.hot import HotStore
 from staffa.storage.layouts import GroupLayout
@@ -117,7 +122,18 @@ def unfolded(declaration: Declaration, earlier: Earlier | None = None, inputs: I
         plan = replace(plan, inputs=inputs)
         check_reducers(blocks_of(config.reduce, plan.code), directory, plan)
         check_qa(config.qa, plan, directory)
+        check_objectives(plan)
+        if config.search is not None:
+            strategy_of(config)
         return Prepared(declaration, plan, rows, missing=_without_inputs(plan, rows))
+
+
+def strategy_of(config: CampaignConfig) -> Strategy:
+    """The strategy a search names. Raises `ConfigError` or `PluginError` that names the field."""
+    search = config.search
+    assert search is not None
+    words, domain = {"use": search.strategy.use, **search.strategy.options}, Domain.read(search.space)
+    return build_strategy(words, domain, search.trials, config.seeds.pack().channel("space"))
 
 
 def check_reducing(declaration: Declaration, workspace: Workspace) -> None:

@@ -17,11 +17,13 @@ import numpy as np
 import numpy.typing as npt
 
 from staffa.campaign.asking import Asking
+from staffa.campaign.model import CampaignConfig
 from staffa.campaign.objectives import Objectives
 from staffa.campaign.plan import Plan, Rows
 from staffa.execution.board import Batch, Board
 from staffa.execution.exempt import named
-from staffa.execution.objective import values
+from staffa.execution import objective
+from staffa.execution.prepare import Built, strategy_of
 from staffa.execution.tally import batch_key
 from staffa.search.strategies import Strategy, Told
 from staffa.seeds import key_words
@@ -39,13 +41,18 @@ ROSTER_SHARE = 0.02
 EXEMPT = [outcome for outcome in Outcome if outcome.exempt]
 
 Columns = dict[str, npt.NDArray[Any]]
+Note = Callable[[dict[str, Any]], None]
 
 
 class Refill(Protocol):
     """What gives a run more to do once all that it knows of is under way."""
 
-    def begin(self, board: Board) -> None:
-        """Have the board know which batches stand, before what is in the stores is counted."""
+    def begin(self, board: Board, note: Note) -> None:
+        """Have the board know which batches there are, before what is in the stores is counted.
+
+        Arguments:
+        - `note`: records an event, now and later.
+        """
 
     def more(self, board: Board) -> bool:
         """Ask for another batch; whether there is one on the board now."""
@@ -63,7 +70,7 @@ class Refill(Protocol):
 class Listed:
     """Everything is listed before it runs."""
 
-    def begin(self, board: Board) -> None:
+    def begin(self, board: Board, note: Note) -> None:
         pass
 
     def more(self, board: Board) -> bool:
@@ -128,11 +135,7 @@ class Knowledge:
 
 
 class Searching:
-    """A search as its driver sees it.
-
-    Arguments:
-    - `note`: records an event.
-    """
+    """A search as its driver sees it."""
 
     def __init__(
         self,
@@ -147,7 +150,7 @@ class Searching:
         assert plan.search is not None
         self.workspace, self.plan, self.stores, self.books = workspace, plan, stores, books
         self.asking, self.objectives, self.strategy = asking, objectives, strategy
-        self.note: Callable[[dict[str, Any]], None] = lambda event: None
+        self._note: Note = lambda event: None
         self.seats: dict[Batch, Seat] = {}
         self._left = plan.search.trials
         """Trials that may still be asked for."""
@@ -165,7 +168,8 @@ class Searching:
 
     # --- what stands already ---------------------------------------------------------------------------
 
-    def begin(self, board: Board) -> None:
+    def begin(self, board: Board, note: Note) -> None:
+        self._note = note
         self._read()
         self._adopt_unheard()
         taken = {place for seat in self.seats.values() for place in seat.places}
@@ -229,13 +233,15 @@ class Searching:
 
     def _take(self, batch: Batch, seat: Seat) -> None:
         group, number = batch
-        self.seats[batch] = seat
+        if batch in self.seats:  # a full disk had this begun anew
+            return
         if number in self._free[group]:
             self._free[group].remove(number)
-        self._repeats.update(map(bytes, seat.base))
-        self._left = max(self._left - len(seat.places), 0)
         if not np.array_equal(self.stores[group].identity(number), key_words(seat.digests)):
             self._seat(batch, seat)
+        self.seats[batch] = seat
+        self._repeats.update(map(bytes, seat.base))
+        self._left = max(self._left - len(seat.places), 0)
         self._roster.add(batch, seat)
 
     # --- asking ------------------------------------------------------------------------------------------
@@ -298,7 +304,7 @@ class Searching:
     ) -> None:
         points = {name: values.tolist() for name, values in columns.items()}
         event = {"event": "trials_asked", "batch": named((group, number)), "places": spans(places), "points": points}
-        self.note(event | ({"replicates": list(replicates)} if any(replicates) else {}))
+        self._note(event | ({"replicates": list(replicates)} if any(replicates) else {}))
 
     def _seat(self, batch: Batch, seat: Seat) -> None:
         group, number = batch
@@ -326,7 +332,7 @@ class Searching:
             return
         found = store.scores(number)
         if found is None or np.isnan(found[: len(status)][data & fresh]).all():
-            found = values(self.plan, self.plan.groups[group], store, number)
+            found = objective.values(self.plan, self.plan.groups[group], store, number)
             store.score(number, found)
         scores = self.objectives.scores(found[: len(status)])
         scores[~data] = np.inf
@@ -403,3 +409,15 @@ def _runs(places: list[int]) -> Iterable[tuple[int, int]]:
         if end == len(places) or places[end] != places[end - 1] + 1:
             yield places[first], end - first
             first = end
+
+
+def refill_of(
+    workspace: Workspace, config: CampaignConfig, plan: Plan, stores: Mapping[int, HotStore], books: Books
+) -> Refill:
+    """Where a campaign's next batches come from."""
+    if config.search is None:
+        return Listed()
+    search, asking = config.search, Asking(config, plan, Built(workspace.code).offer)
+    strategy = strategy_of(config)
+    return Searching(workspace, plan, stores, books, asking, Objectives.read(search.objectives), strategy)
+

@@ -177,7 +177,7 @@ class Runner:
         self.chronicle.insist(lambda: agree(self.desk))
         self.chronicle.insist(lambda: check_inputs(self.desk))
         self.desk.moved = functools.partial(on_board, self.board)
-        self.chronicle.insist(functools.partial(self.refill.begin, self.board))
+        self.chronicle.insist(functools.partial(self.refill.begin, self.board, self.chronicle.note))
         self.chronicle.insist(self.wishes.enforce)
         for event in take_stock(self.board, self.stores, books, self.sealing.archive.archive.manifest()["parts"]):
             self.chronicle.note(event)
@@ -253,7 +253,7 @@ class Runner:
             while self.crew.loads[member.address] < self.config.execution.window:
                 accepts = functools.partial(self._may_take, member)
                 chosen = self.board.take(accepts, member.node, nodes)
-                if chosen is None and self.board.waiting < len(nodes) and self.refill.more(self.board):
+                if chosen is None and self.board.waiting < len(self.crew.members) and self.refill.more(self.board):
                     chosen = self.board.take(accepts, member.node, nodes)
                 if chosen is None:
                     break

@@ -80,7 +80,9 @@ def write_group(
     about = layout.attributes.get("about", {})
     for name, values in columns.items():
         kind = _zarr_type(values)
-        _fill(group, name, values, rows, ("trial",), kind, chunk, about.get(name), plain=layout.seated and kind != "str")
+        _fill(
+            group, name, values, rows, ("trial",), kind, chunk, about.get(name), plain=layout.seated and kind != "str"
+        )
     if layout.draws is not None:
         _fill(group, "draw", np.arange(layout.draws), layout.draws, ("draw",), "int64", layout.draws)
     for name, coordinate in layout.coords.items():

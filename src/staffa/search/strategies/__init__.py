@@ -14,10 +14,10 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from staffa.campaign.domain import Domain
 from staffa.errors import ConfigError, PluginError
 from staffa.experiment import plugins
 from staffa.experiment.registry import checked_options
-from staffa.search.domain import Domain
 
 Points = npt.NDArray[np.float64]
 Scores = npt.NDArray[np.float64]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from staffa.search.domain import Domain
+from staffa.campaign.domain import Domain
 from staffa.search.strategies import Points, Told
 
 BLOCK = 4

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from staffa.search.domain import Domain
+from staffa.campaign.domain import Domain
 from staffa.search.strategies import Points, Told
 
 
