@@ -44,6 +44,8 @@ class Outcome(enum.IntEnum):
     """Somebody decided that the trial is not to be run; no data."""
     MISSING_INPUT = 7
     """A file the trial needs (`inputs`) is not there; no data."""
+    HOPELESS = 8
+    """A search gave the trial up between two segments: others were better by then; no data."""
     PADDING = 255
     """No trial: the row only fills up a shard."""
 
@@ -57,8 +59,8 @@ class Outcome(enum.IntEnum):
 
     @property
     def exempt(self) -> bool:
-        """Whether the trial was not tried and, as things stand, is not to be."""
-        return self in (Outcome.CANCELLED, Outcome.MISSING_INPUT)
+        """Whether the trial has no data by somebody's decision and, as things stand, is not to have any."""
+        return self in (Outcome.CANCELLED, Outcome.MISSING_INPUT, Outcome.HOPELESS)
 
     @property
     def word(self) -> str:

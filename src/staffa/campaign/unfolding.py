@@ -134,9 +134,16 @@ def _search(config: CampaignConfig) -> Search | None:
     objectives = Objectives.read(search.objectives)
     segments, rungs = config.execution.segments, tuple[int, ...]()
     if search.prune is not None:
-        powers = [1 << place for place in range(segments.bit_length()) if 1 << place < segments]
-        rungs = tuple(sorted({*(search.prune.after or powers)}))
+        rungs = tuple(sorted({*(search.prune.after or _powers(1 / search.prune.keep, segments))}))
     return Search(search.trials, tuple(objectives.columns.items()), rungs)
+
+
+def _powers(base: float, end: int) -> Iterator[int]:
+    """1, base, base squared, … below the end, rounded."""
+    place = 0
+    while (power := round(base**place)) < end:
+        yield power
+        place += 1
 
 
 def _joined(earlier: Plan, own: Plan) -> Plan:

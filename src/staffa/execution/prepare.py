@@ -315,6 +315,7 @@ def group_layout(plan: Plan, group: Group) -> GroupLayout:
         attributes,
         plan.search is not None,
         tuple(name for name, _ in plan.search.objectives) if plan.search else (),
+        plan.search.rungs if plan.search else (),
     )
 
 

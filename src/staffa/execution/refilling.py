@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -20,11 +20,12 @@ from staffa.campaign.asking import Asking
 from staffa.campaign.model import CampaignConfig
 from staffa.campaign.objectives import Objectives
 from staffa.campaign.plan import Plan, Rows
+from staffa.execution import objective
 from staffa.execution.board import Batch, Board
 from staffa.execution.exempt import named
-from staffa.execution import objective
 from staffa.execution.prepare import Built, strategy_of
 from staffa.execution.tally import batch_key
+from staffa.search.halving import Halving
 from staffa.search.strategies import Strategy, Told
 from staffa.seeds import key_words
 from staffa.storage.books import Books
@@ -60,6 +61,9 @@ class Refill(Protocol):
     def settled(self, batch: Batch, board: Board) -> None:
         """A batch was committed, or came to nothing."""
 
+    def compared(self, batch: Batch, segments: int) -> Collection[int]:
+        """Lanes of a batch that are not worth going on with, after so many segments."""
+
     def tick(self, now: float) -> None:
         """What is due now and then."""
 
@@ -78,6 +82,9 @@ class Listed:
 
     def settled(self, batch: Batch, board: Board) -> None:
         pass
+
+    def compared(self, batch: Batch, segments: int) -> Collection[int]:
+        return ()
 
     def tick(self, now: float) -> None:
         pass
@@ -146,6 +153,7 @@ class Searching:
         asking: Asking,
         objectives: Objectives,
         strategy: Strategy,
+        halving: Halving | None = None,
     ) -> None:
         assert plan.search is not None
         self.workspace, self.plan, self.stores, self.books = workspace, plan, stores, books
@@ -164,6 +172,7 @@ class Searching:
         self._repeats: Counter[bytes] = Counter()
         """How often a point was asked for, by its trial's name."""
         self._told: dict[Batch, npt.NDArray[np.bool_]] = {}
+        self._halving = halving
         self._roster = _RosterFile(workspace, plan)
 
     # --- what stands already ---------------------------------------------------------------------------
@@ -176,6 +185,7 @@ class Searching:
         self._next = max(taken, default=-1) + 1
         self._lost = deque(place for place in range(self._next) if place not in taken)
         board.reserve(batch for group, free in enumerate(self._free) for batch in ((group, b) for b in free))
+        self._remember()
         for name in dict.fromkeys([*self.books.came, *map(named, self.seats)]):
             if batch_key(name) in self.seats:
                 self._tell(batch_key(name), final=False)
@@ -196,6 +206,16 @@ class Searching:
             at = np.arange(start, start + len(places))
             start += len(places)
             self._take(batch, Seat(places, points[at], rows, at, tuple(replicates[at[0] : start]), base[at]))
+
+    def _remember(self) -> None:
+        """What was compared before: of whoever came as far later fewer go on."""
+        if self._halving is None:
+            return
+        for (group, number), seat in self.seats.items():
+            for segments in self.stores[group].layout.rungs:
+                found = self.stores[group].compared(number, segments)[: len(seat.places)]
+                lanes = np.flatnonzero(~np.isnan(found).all(axis=1)).tolist()
+                self._halving.remember(segments, (group, number), lanes, self.objectives.scores(found[lanes]))
 
     def _adopt_unheard(self) -> None:
         """Batches that are committed, of which no journal tells that they were asked for."""
@@ -339,6 +359,16 @@ class Searching:
         self._know.add(seat.points[fresh], scores[fresh])
         before |= fresh
 
+    def compared(self, batch: Batch, segments: int) -> Collection[int]:
+        if self._halving is None:
+            return ()
+        group, number = batch
+        found = self.stores[group].compared(number, segments)
+        fresh = np.flatnonzero(self.stores[group].status(number)[: len(self.seats[batch].places)] == Outcome.MISSING)
+        hopeless = self._halving.judge(segments, batch, fresh.tolist(), self.objectives.scores(found[fresh]))
+        self._note({"event": "trials_judged", "batch": named(batch), "segment": segments, "hopeless": spans(hopeless)})
+        return hopeless
+
     # --- readers -----------------------------------------------------------------------------------------
 
     def tick(self, now: float) -> None:
@@ -419,5 +449,7 @@ def refill_of(
         return Listed()
     search, asking = config.search, Asking(config, plan, Built(workspace.code).offer)
     strategy = strategy_of(config)
-    return Searching(workspace, plan, stores, books, asking, Objectives.read(search.objectives), strategy)
+    objectives, prune = Objectives.read(search.objectives), search.prune
+    halving = Halving(prune.keep, prune.least) if prune is not None else None
+    return Searching(workspace, plan, stores, books, asking, objectives, strategy, halving)
 

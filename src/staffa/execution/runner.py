@@ -406,6 +406,13 @@ class Runner:
         self._ready(flight.batch[0], flight.member.pool)
         self.board.yielded(flight.batch, flight.lanes)
         self.chronicle.note(notes.yielded(flight, receipt))
+        hopeless = self.refill.compared(flight.batch, receipt["yielded"]) if receipt["compared"] else ()
+        if hopeless:
+            self.desk.mark(flight.batch, dict.fromkeys(hopeless, Outcome.HOPELESS))
+            self.desk.done()
+            self.refill.settled(flight.batch, self.board)
+            if self.board.is_settled(flight.batch):
+                self._checkpoint(flight.batch).unlink(missing_ok=True)
 
     def _settled(self, flight: Flight, receipt: Mapping[str, Any]) -> bool:
         """Take up a batch that was committed; False while its mark does not say so, too."""

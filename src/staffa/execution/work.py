@@ -21,10 +21,10 @@ import numpy as np
 import numpy.typing as npt
 
 from staffa.cells import blank, packed, unpacked
+from staffa.execution import objective
 from staffa.execution.bench import Bench, Order, bench_errors, bench_of, device_kind, programs, start_mark
 from staffa.execution.gauges import memory
 from staffa.execution.lanes import asked_to_leave, seconds_left
-from staffa.execution.objective import values
 from staffa.execution.overheard import KEPT, TrialLog, batch_said, heard, said_beside
 from staffa.execution.pace import MARGIN, SETTLE_SECONDS
 from staffa.execution.programs import Made, joined, known
@@ -35,6 +35,7 @@ from staffa.experiment.batch import (
     Performer,
     checkpoint,
     memory_errors,
+    narrowest,
     restored,
 )
 from staffa.experiment.compiles import compiles
@@ -72,7 +73,9 @@ class Work:
     warmed: int = 0
     """Pieces of the warm-up that it covers, where that is all it covers."""
     yielded: int | None = None
-    """The segment another worker is to go on with: the time left here did not suffice."""
+    """The segment another worker is to go on with: the time left here did not suffice, or trials are compared."""
+    compared: tuple[int, ...] = ()
+    """Lanes that a search is to compare with others before it goes on."""
     latest: float = 0.0
     """Seconds the last piece of it took on the device."""
     spent: Mapping[str, float] = field(default_factory=dict)
@@ -136,9 +139,11 @@ def sample(work: Work, segment: int) -> Work:
 def _sample(work: Work, segment: int) -> Work:
     bench = bench_of(work.order)
     own = work.latest if segment > work.resumed else 0.0
+    assert work.carried is not None
+    if bench.plan.search is not None and segment > work.resumed and segment in bench.plan.search.rungs:
+        return replace(_yielding(work, segment), compared=tuple(_own_lanes(work).tolist()))
     if must_yield(own or work.order.segment):
         return _yielding(work, segment)
-    assert work.carried is not None
     began = time.perf_counter()
     carried = bench.performer(work.order).sample(work.carried, segment * bench.plan.sampling.segment_draws)
     outputs, carried = carried.outputs, replace(carried, outputs={})
@@ -206,6 +211,11 @@ def commit(work: Work, written: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         return _receipt(bench, work, store.status(order.batch), 0, {}, duplicate=True)
     if work.yielded is not None:
         batch_said(bench.workspace, order, work.said, None)
+        if work.compared:
+            so_far = objective.values_so_far(
+                bench.plan, bench.group(order.group), store, order.batch, work.yielded, work.compared
+            )
+            store.compare(order.batch, work.yielded, so_far)
         size = sum(piece["bytes"] for piece in written)
         seconds = {**work.spent, "compile": work.compiled[1], "write": sum(piece["seconds"] for piece in written)}
         return _receipt(bench, work, np.zeros(0, np.uint8), size, seconds)
@@ -214,7 +224,8 @@ def commit(work: Work, written: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     batch_said(bench.workspace, order, work.said, status[_own_lanes(work)])
     store.commit(order.batch, status, sums, _trial_seconds(work, store))
     if bench.plan.search is not None:
-        store.score(order.batch, values(bench.plan, bench.group(order.group), store, order.batch))
+        found = objective.values(bench.plan, bench.group(order.group), store, order.batch)
+        store.score(order.batch, found)
     checkpoints.remove(_checkpoint_path(bench, order))
     carried = work.carried.seconds if work.carried is not None else {}
     seconds = {**carried, "compile": work.compiled[1], "write": sum(piece["seconds"] for piece in written)}
@@ -296,6 +307,8 @@ def _begin_lanes(bench: Bench, work: Work, wanted: Row) -> Work:
     if saved is None:
         carried = performer.begin(inputs, width)
         return replace(work, carried=carried, programs=_made(work, carried))
+    if bench.plan.search is not None:  # of what it compared few may be left
+        width = narrowest(group.batch, width, int(wanted.sum()))
     carried = restored(saved.arrays, _messages(saved.meta), inputs, bench.program(group, width))
     segment, warmed = int(saved.meta["segment"]), int(saved.meta.get("warmed", 0))
     return replace(
@@ -470,6 +483,7 @@ def _receipt(
         "cpu": {},
         "memory": memory() if work.order.telemetry else {},
         "yielded": work.yielded,
+        "compared": bool(work.compared),
         "computed": (bench.plan.sampling.segments if work.yielded is None else work.yielded) - work.resumed,
     }
 

@@ -56,8 +56,9 @@ class Carried:
 
     inputs: Inputs
     width: int
-    slices: list[tuple[int, Any]]
-    """First lane and state of each slice that has a wanted lane."""
+    slices: list[tuple[Row, Any]]
+    """The lanes of each slice that has a wanted one, (width,), and their state. A lane stands once in all, but where
+    it fills up the last slice of a batch that has become smaller."""
     outcomes: npt.NDArray[np.uint8]
     messages: dict[int, str]
     outputs: dict[str, Row] = field(default_factory=dict)
@@ -68,11 +69,10 @@ class Carried:
     def rows(self) -> int:
         return len(self.outcomes)
 
-    def alive(self, first: int) -> list[int]:
-        """Lanes of a slice that are wanted and have not failed."""
-        lanes = np.arange(first, first + self.width)
+    def alive(self, lanes: Row) -> list[int]:
+        """Those of a slice's lanes that are wanted and have not failed."""
         ok = self.inputs.wanted[lanes] & (self.outcomes[lanes] <= Outcome.NAN)
-        return [int(lane) for lane in lanes[ok]]
+        return list(dict.fromkeys(lanes[ok].tolist()))
 
 
 class OutOfMemory(Exception):
@@ -120,8 +120,9 @@ class Performer:
         """Initialize every wanted lane."""
         rows = len(inputs.wanted)
         outcomes = np.where(inputs.wanted, Outcome.MISSING, Outcome.PADDING).astype(np.uint8)
-        starts = [s for s in range(0, rows, width) if inputs.wanted[s : s + width].any()]
-        carried = Carried(inputs, width, [(start, None) for start in starts], outcomes, {})
+        slices = [np.arange(start, start + width) for start in range(0, rows, width)]
+        wanted = [(lanes, None) for lanes in slices if inputs.wanted[lanes].any()]
+        carried = Carried(inputs, width, list(wanted), outcomes, {})
         return self._each(
             carried,
             "initialize",
@@ -176,19 +177,19 @@ class Performer:
         compiled = program.compile_seconds - compiled
         started = time.perf_counter()
         after = Carried(carried.inputs, carried.width, [], carried.outcomes.copy(), dict(carried.messages))
-        for first, state in carried.slices:
-            lanes = carried.alive(first)
+        for slots, state in carried.slices:
+            lanes = carried.alive(slots)
             if not lanes:
-                after.slices.append((first, state))
+                after.slices.append((slots, state))
                 continue
-            found, guilty = self._search(program, call, carried, first, state, lanes)
+            found, guilty = self._search(program, call, carried, slots, state, lanes)
             for lane, message in guilty.items():
                 after.outcomes[lane] = Outcome.RAISED
                 after.messages[lane] = message
-            after.slices.append((first, _joined(first, [(part, new) for part, new, _ in found], state)))
+            after.slices.append((slots, _joined(slots, [(part, new) for part, new, _ in found], state)))
             for part, _, recorded in found:
                 if recorded is not None:
-                    self._keep(after, first, part, *recorded)
+                    self._keep(after, slots, part, *recorded)
         _blank(after)
         after.seconds = {**carried.seconds}
         after.seconds["compile"] = after.seconds.get("compile", 0.0) + compiled
@@ -201,16 +202,16 @@ class Performer:
         program: Program,
         call: Callable[..., Any],
         carried: Carried,
-        first: int,
+        slots: Row,
         state: Any,
         lanes: list[int],
     ) -> tuple[list[tuple[list[int], Any, Any]], dict[int, str]]:
         """Run `lanes` together; where that raises, halve until the guilty stand alone."""
-        inputs, width = carried.inputs, carried.width
-        index = np.arange(first, first + width)
-        index[~np.isin(index, lanes)] = lanes[0]
-        if state is not None and len(lanes) < len(carried.alive(first)):
-            state = jax.tree.map(lambda leaf: leaf[index - first], state)
+        inputs = carried.inputs
+        index = np.where(np.isin(slots, lanes), slots, lanes[0])
+        if state is not None and len(lanes) < len(carried.alive(slots)):
+            places = _places(slots, index)
+            state = jax.tree.map(lambda leaf: leaf[places], state)
         words = inputs.words[index]
         params = {name: values[index] for name, values in inputs.params.items()}
         # No lane is to blame for what the guard itself meets (a full disk).
@@ -231,15 +232,16 @@ class Performer:
         found: list[tuple[list[int], Any, Any]] = []
         guilty: dict[int, str] = {}
         for half in (lanes[: len(lanes) // 2], lanes[len(lanes) // 2 :]):
-            more, bad = self._search(program, call, carried, first, state, half)
+            more, bad = self._search(program, call, carried, slots, state, half)
             found += more
             guilty |= bad
         return found, guilty
 
-    def _keep(self, after: Carried, first: int, lanes: list[int], outputs: Mapping[str, Any], bad: Any) -> None:
+    def _keep(self, after: Carried, slots: Row, lanes: list[int], outputs: Mapping[str, Any], bad: Any) -> None:
         """Copy a slice's outputs into the batch's host buffers and flag its lanes."""
-        rows = np.asarray(lanes)
-        whole = len(lanes) == after.width
+        rows, first = np.asarray(lanes), int(slots[0])
+        places = _places(slots, rows)
+        whole = len(lanes) == after.width and int(slots[-1]) == first + after.width - 1
         for output in self._schema.outputs:
             value = np.asarray(outputs[output.name])
             if output.name not in after.outputs:
@@ -247,8 +249,8 @@ class Performer:
             if whole:
                 after.outputs[output.name][first : first + after.width] = value
             else:
-                after.outputs[output.name][rows] = value[rows - first]
-        flags = np.asarray(bad)[rows - first]
+                after.outputs[output.name][rows] = value[places]
+        flags = np.asarray(bad)[places]
         done = after.outcomes[rows]
         after.outcomes[rows] = np.where(flags | (done == Outcome.NAN), Outcome.NAN, Outcome.OK)
 
@@ -257,24 +259,24 @@ class Performer:
         wide = carried.width
         width = next(wide // divisor for divisor in range(2, wide + 1) if wide % divisor == 0)
         slices = []
-        for first, state in carried.slices:
-            for start in range(first, first + wide, width):
-                if carried.inputs.wanted[start : start + width].any():
-                    piece = slice(start - first, start - first + width)
-                    slices.append((start, jax.tree.map(lambda leaf, piece=piece: leaf[piece], state)))
+        for slots, state in carried.slices:
+            for start in range(0, wide, width):
+                piece = slice(start, start + width)
+                if carried.inputs.wanted[slots[piece]].any():
+                    slices.append((slots[piece], jax.tree.map(lambda leaf, piece=piece: leaf[piece], state)))
         return Carried(carried.inputs, width, slices, carried.outcomes, carried.messages, seconds=carried.seconds)
 
 
 def checkpoint(carried: Carried) -> dict[str, Row]:
     """Write a batch's state down as plain arrays, lane by lane, whatever its width."""
     arrays: dict[str, Row] = {"outcomes": carried.outcomes}
-    for first, state in carried.slices:
+    for slots, state in carried.slices:
         # A slice of which no lane could start has no state, and needs none any more.
         for number, leaf in enumerate(map(np.asarray, jax.tree.leaves(key_data(state)))):
             name = f"state/{number}"
             if name not in arrays:
                 arrays[name] = np.zeros((carried.rows, *leaf.shape[1:]), leaf.dtype)
-            arrays[name][first : first + carried.width] = leaf
+            arrays[name][slots] = leaf
     return arrays
 
 
@@ -282,20 +284,39 @@ def restored(arrays: Mapping[str, Row], messages: Mapping[int, str], inputs: Inp
     """Take up a batch from its checkpoint, at this program's width."""
     width, shapes = program.width, program.state_shape()
     names = [f"state/{number}" for number in range(len(jax.tree.leaves(shapes)))]
-    slices: list[tuple[int, Any]] = []
-    for first in range(0, len(inputs.wanted), width):
-        if not inputs.wanted[first : first + width].any():
-            continue
+    slices: list[tuple[Row, Any]] = []
+    for slots in _slices(inputs.wanted, width):
         if not all(name in arrays for name in names):
-            slices.append((first, None))
+            slices.append((slots, None))
             continue
         # They stay NumPy's until the program takes them: jnp.asarray compiles for each shape.
-        leaves = [arrays[name][first : first + width] for name in names]
+        leaves = [arrays[name][slots] for name in names]
         state = jax.tree.unflatten(jax.tree.structure(shapes), leaves)
-        slices.append((first, wrap_keys(state, shapes)))
+        slices.append((slots, wrap_keys(state, shapes)))
     # A lane that was cancelled while its batch waited is aboard the checkpoint, and wanted no more.
     outcomes = np.where(inputs.wanted, arrays["outcomes"], Outcome.PADDING).astype(np.uint8)
     return Carried(inputs, width, slices, outcomes, dict(messages))
+
+
+def _slices(wanted: Row, width: int) -> list[Row]:
+    """The lanes of each call: as they stand in the batch; where that saves calls, those that are wanted together."""
+    lanes = np.flatnonzero(wanted)
+    standing = np.arange(len(wanted)).reshape(-1, width)
+    standing = standing[wanted[standing].any(axis=1)]
+    if len(standing) <= -(-len(lanes) // width):
+        return list(standing)
+    filled = np.concatenate([lanes, np.repeat(lanes[-1:], -len(lanes) % width)])
+    return list(filled.reshape(-1, width))
+
+
+def narrowest(batch: int, width: int, wanted: int) -> int:
+    """Lanes of a call for a batch of which few lanes are left, so that none, or few, of a call stand idle.
+
+    Arguments:
+    - `width`: lanes of a call for the whole batch. What comes out divides the batch, as it does.
+    """
+    divisors = [lanes for lanes in range(1, width + 1) if batch % lanes == 0]
+    return min((lanes for lanes in divisors if lanes >= min(wanted, width)), default=width)
 
 
 def choose_width(batch: int, schema: Schema, sampling_draws: int, cpu_lanes: int | None = None) -> int:
@@ -314,17 +335,21 @@ def choose_width(batch: int, schema: Schema, sampling_draws: int, cpu_lanes: int
     return max(width for width in range(1, batch + 1) if batch % width == 0 and (width <= limit or width == 1))
 
 
-def _joined(first: int, found: list[tuple[list[int], Any]], before: Any) -> Any:
+def _places(slots: Row, lanes: Row) -> Row:
+    """Where lanes stand in a slice."""
+    order = np.argsort(slots, kind="stable")
+    return np.asarray(order[np.searchsorted(slots, lanes, sorter=order)])
+
+
+def _joined(slots: Row, found: list[tuple[list[int], Any]], before: Any) -> Any:
     """One state of a slice from those of its separately computed lanes; failed lanes keep filler."""
     if not found:
         return before
     whole = found[0][1]
     for lanes, state in found[1:]:
-        rows = np.asarray(lanes) - first
+        rows = np.isin(slots, lanes)
 
-        def place(old: Any, new: Any, rows: Any = rows) -> Any:
-            mask = np.zeros(old.shape[0], bool)
-            mask[rows] = True
+        def place(old: Any, new: Any, mask: Any = rows) -> Any:
             return jnp.where(mask.reshape(-1, *([1] * (old.ndim - 1))), new, old)
 
         whole = jax.tree.map(place, whole, state)

@@ -117,6 +117,16 @@ def _create_marks(group: Any, layout: GroupLayout) -> None:
             attributes={"names": list(layout.objectives)},
             **(common | {"fill_value": float("nan")}),
         )
+    if layout.rungs:
+        group.create_array(
+            "rungs",
+            shape=(layout.rows, len(layout.rungs), len(layout.objectives)),
+            chunks=(layout.batch, 1, len(layout.objectives)),
+            dtype="float64",
+            dimension_names=("trial", "rung", "objective"),
+            attributes={"segments": list(layout.rungs)},
+            **(common | {"fill_value": float("nan")}),
+        )
     group.create_array(
         "checksum",
         shape=(layout.batches, *shape),

@@ -203,6 +203,17 @@ class HotStore:
         count = len(self.layout.objectives)
         return self._get("objectives", f"c.{batch}.0", np.dtype("<f8"), self.layout.batch * count).reshape(-1, count)
 
+    def compare(self, batch: int, segments: int, objectives: Row) -> None:
+        """Write down the same after some segments, where a search compares its trials."""
+        self._put("rungs", f"c.{batch}.{self.layout.rungs.index(segments)}.0", objectives.astype("<f8"))
+
+    def compared(self, batch: int, segments: int) -> Row:
+        """What `compare` wrote of a batch; NaN where there is nothing."""
+        rung, shape = self.layout.rungs.index(segments), (self.layout.batch, len(self.layout.objectives))
+        if not (self.path / "rungs" / f"c.{batch}.{rung}.0").exists():
+            return np.full(shape, np.nan)
+        return self._get("rungs", f"c.{batch}.{rung}.0", np.dtype("<f8"), math.prod(shape)).reshape(shape)
+
     def checksums(self, batch: int) -> Row:
         """(segments, outputs) crc32c of each shard's file, as recorded at commit."""
         shape = (self.layout.segments, len(self.layout.arrays))

@@ -63,6 +63,8 @@ class GroupLayout:
     """Whether trials come to their rows a batch at a time, as a search asks for them (`HotStore.seat`)."""
     objectives: tuple[str, ...] = ()
     """What a search scores trials by: columns of the array `objectives`."""
+    rungs: tuple[int, ...] = ()
+    """Segments after which it compares them, by the same: array `rungs`."""
 
     @property
     def parameter_chunk(self) -> int:
@@ -81,8 +83,8 @@ class GroupLayout:
     @property
     def files(self) -> int:
         """Inodes of the complete store."""
-        scored = bool(self.objectives)
-        marks, per_batch = 3 + scored, len(self.arrays) * self.segments + 3 + scored
+        scored, rungs = bool(self.objectives), len(self.rungs)
+        marks, per_batch = 3 + scored + bool(rungs), len(self.arrays) * self.segments + 3 + scored + rungs
         axes = len(self.coords) + (self.draws is not None)
         columns = 2 + len(self.attributes.get("parameters", ()))
         folders = 1 + marks + len(self.arrays) + axes + columns  # each with its zarr.json

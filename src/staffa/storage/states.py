@@ -46,6 +46,8 @@ class State(enum.StrEnum):
     """A file it needs is not there."""
     PRUNED = "pruned"
     """Archived, and its hot data were removed."""
+    HOPELESS = "hopeless"
+    """A search gave it up: after some segments it was worse than others."""
 
 
 class Cause(enum.StrEnum):
@@ -74,6 +76,7 @@ class Cause(enum.StrEnum):
     PRUNED = "pruned"
     INPUT_MISSING = "input_missing"
     INPUT_FOUND = "input_found"
+    GIVEN_UP_AS_HOPELESS = "given_up_as_hopeless"
 
 
 _S, _C = State, Cause
@@ -104,13 +107,15 @@ TRANSITIONS: Mapping[Cause, tuple[frozenset[State], State]] = {
     _C.PRUNED: (frozenset({_S.ARCHIVED}), _S.PRUNED),
     _C.INPUT_MISSING: (frozenset({_S.PLANNED}), _S.MISSING_INPUT),
     _C.INPUT_FOUND: (frozenset({_S.MISSING_INPUT}), _S.PLANNED),
+    # It yielded before it was compared.
+    _C.GIVEN_UP_AS_HOPELESS: (frozenset({_S.PLANNED}), _S.HOPELESS),
 }
 """For each cause the states it may find a trial in, and the one it leaves it in."""
 
-FINAL = frozenset({State.ARCHIVED, State.PRUNED, State.QUARANTINED, State.CANCELLED})
+FINAL = frozenset({State.ARCHIVED, State.PRUNED, State.QUARANTINED, State.CANCELLED, State.HOPELESS})
 """Where a trial stays by itself once a campaign is finished and sealed."""
 
-OUT = frozenset({State.QUARANTINED, State.CANCELLED, State.MISSING_INPUT})
+OUT = frozenset({State.QUARANTINED, State.CANCELLED, State.MISSING_INPUT, State.HOPELESS})
 """Out of the race: not tried unless somebody asks for it."""
 
 
@@ -143,6 +148,8 @@ def standing(
         return State.CANCELLED
     if outcome is Outcome.MISSING_INPUT or word == State.MISSING_INPUT:
         return State.MISSING_INPUT
+    if outcome is Outcome.HOPELESS:
+        return State.HOPELESS
     if word == State.QUARANTINED:
         return State.QUARANTINED
     if issued:
@@ -179,6 +186,7 @@ def census(
         State.QUARANTINED: quarantined,
         State.CANCELLED: outcomes.get(Outcome.CANCELLED.word, 0),
         State.MISSING_INPUT: outcomes.get(Outcome.MISSING_INPUT.word, 0),
+        State.HOPELESS: outcomes.get(Outcome.HOPELESS.word, 0),
     }
     rest = trials - sum(found.values())
     return {str(state): count for state, count in {State.PLANNED: rest, **found}.items() if count > 0}
@@ -303,6 +311,11 @@ def _readmitted(course: Course, event: Event) -> Cause | None:
     return Cause.REJOINED if event.get("flying") else Cause.READMITTED
 
 
+def _judged(course: Course, event: Event) -> Cause | None:
+    mine = course.own(event) and course.seat.lane in unspan(event["hopeless"])
+    return Cause.GIVEN_UP_AS_HOPELESS if mine and course.state is State.PLANNED else None
+
+
 def _damaged(course: Course, event: Event) -> Cause | None:
     """What is out of the race stays out; the others lost their data."""
     return Cause.DAMAGED if course.own(event) and course.state not in OUT else None
@@ -331,6 +344,7 @@ _READERS: Mapping[str, Callable[[Course, Event], Cause | None]] = {
     "batch_yielded": _when(State.ISSUED, Cause.YIELDED, Course.own),
     "batches_found": _found,
     "batch_damaged": _damaged,
+    "trials_judged": _judged,
     "retry_planned": _retried,
     "quarantined": lambda course, event: Cause.GIVEN_UP if course.own(event) else None,
     "cancelled": _cancelled,

@@ -424,8 +424,10 @@ class TrialsJudged(Event):
     batch: str
     segment: int
     """Segments they had done."""
-    hopeless: Sequence[int]
-    """Lanes that are given up."""
+    hopeless: str = ""
+    """Lanes that are given up: `3,5-7`."""
+    best: Sequence[float] = ()
+    """The least score of each group so far, among all that came as far."""
 
 
 # --- those who are told ----------------------------------------------------------------------------

@@ -28,6 +28,7 @@ MEANING = {
     "timeout": "ran past its time; no data",
     "killed": "took its process down; no data",
     "cancelled": "not to be run",
+    "hopeless": "given up",
     "missing_input": "waits for a file it needs",
     "missing": "not settled yet",
 }
@@ -66,7 +67,7 @@ def completeness(evidence: Evidence) -> Section:
 def _findings(evidence: Evidence) -> list[Finding]:
     outcomes, total = evidence.outcomes, len(evidence.trials)
     pending = outcomes.get("missing", 0)
-    without = {word: outcomes[word] for word in ("cancelled", "missing_input") if outcomes.get(word)}
+    without = {word: outcomes[word] for word in ("cancelled", "missing_input", "hopeless") if outcomes.get(word)}
     found = []
     if pending == total:
         found.append(Finding(Weight.OPEN, f"Nothing has settled yet; to come: {number(total, 'trial')}."))

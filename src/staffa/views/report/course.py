@@ -11,7 +11,7 @@ from staffa.storage.spans import unspan
 
 Event = Mapping[str, Any]
 
-UNTRIED = frozenset({"missing", "cancelled", "missing_input", "padding"})
+UNTRIED = frozenset({"missing", "cancelled", "missing_input", "hopeless", "padding"})
 """Outcomes of trials that a batch did not try."""
 
 
