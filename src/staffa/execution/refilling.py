@@ -185,6 +185,8 @@ class Searching:
         self._next = max(taken, default=-1) + 1
         self._lost = deque(place for place in range(self._next) if place not in taken)
         board.reserve(batch for group, free in enumerate(self._free) for batch in ((group, b) for b in free))
+        if not self._left:
+            board.release()
         self._remember()
         for name in dict.fromkeys([*self.books.came, *map(named, self.seats)]):
             if batch_key(name) in self.seats:

@@ -88,7 +88,8 @@ class HotStore:
             raise WorkspaceError(f"{path} is not a hot store of Staffa: {error}", "staffa plan") from None
         arrays = tuple(ArrayLayout(**tupled(array)) for array in described.pop("arrays"))
         coords = {name: tuple(values) for name, values in described.pop("coords").items()}
-        return cls(path, GroupLayout(arrays=arrays, coords=coords, **described))
+        lists = {name: tuple(described.pop(name)) for name in ("objectives", "rungs") if name in described}
+        return cls(path, GroupLayout(arrays=arrays, coords=coords, **lists, **described))
 
     def write(self, name: str, batch: int, segment: int, data: Row, scratch: Path) -> Path:
         """Write one shard whole: through a scratch array, synced, then renamed into place."""
