@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from here import one_worker
 
 import staffa
+from here import one_worker
 from staffa import api
 from staffa.errors import ConfigError, StaffaError
 from staffa.execution.prepare import load_plan, open_stores
