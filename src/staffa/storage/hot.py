@@ -88,7 +88,7 @@ class HotStore:
             raise WorkspaceError(f"{path} is not a hot store of Staffa: {error}", "staffa plan") from None
         arrays = tuple(ArrayLayout(**tupled(array)) for array in described.pop("arrays"))
         coords = {name: tuple(values) for name, values in described.pop("coords").items()}
-        lists: dict[str, Any] = {name: tuple(described.pop(name)) for name in ("objectives", "rungs") if name in described}
+        lists: dict[str, Any] = {name: tuple(described.pop(name, ())) for name in ("objectives", "rungs")}
         return cls(path, GroupLayout(arrays=arrays, coords=coords, **lists, **described))
 
     def write(self, name: str, batch: int, segment: int, data: Row, scratch: Path) -> Path:
