@@ -112,7 +112,18 @@ def test_no_number_scores_infinitely_much_and_the_record_says_why(bias):
     s = study(objectives=TWO)
     s.ask(2)
     verdict = s.tell(0, {"bias": bias, "ess": 5.0})
-    assert verdict.scores[0] == math.inf and verdict.scores[1] == pytest.approx(5 / 9) and "bias" in verdict.why
+    assert (
+        verdict.scores[0] == math.inf
+        and verdict.scores[1] == pytest.approx(5 / 9)
+        and verdict.why
+        == (
+            "bias is missing"
+            if bias is None
+            else f"bias is {bias}"
+            if math.isnan(bias)
+            else "bias = inf is beyond its limit 1.0"
+        )
+    )
     assert s.tell(1, {"ess": 5.0}).why == "bias is missing"
     assert s.tell(0, {"bias": bias, "ess": 5.0}).status == "replayed"
     assert s.best is None and s.fronts(3) == [] and s.told().scores[0, 0] == math.inf
@@ -252,12 +263,12 @@ def test_a_study_goes_on_from_its_journal_as_it_would_have(tmp_path):
     again = study(
         objectives=TWO, strategy=Learning(), clock=clocks[1], retries=1, journal=Journal.open(tmp_path / "cut")
     )
-    assert again.trials() == cut.trials() and again.status()["trials"] == cut.status()["trials"]
+    assert str(again.trials()) == str(cut.trials()) and again.status()["trials"] == cut.status()["trials"]
     assert again.ask(2, worker="w0", key="ask0")[0].params == whole.record(0).params
     first = {"bias": whole.record(0).params["x"], "ess": 1}
     assert again.tell(0, first, attempt=1, key="tell0").status == "replayed"
     some(again, clocks[1], range(25, 40))
-    assert again.trials() == whole.trials() and again.journal.rubbish == 0
+    assert str(again.trials()) == str(whole.trials()) and again.journal.rubbish == 0
     assert again.told().points.tolist() == whole.told().points.tolist()
     assert again.told().scores.tolist() == whole.told().scores.tolist()
     assert {record.state for record in again.trials()} == {"pending", "recorded", "quarantined", "cancelled"}

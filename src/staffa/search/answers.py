@@ -61,7 +61,7 @@ class Record:
     """All that is known of a trial.
 
     Arguments:
-    - `values`: by objective, None where it is missing or was NaN; None without a result.
+    - `values`: by objective, None where it is missing; None without a result.
     - `scores`: in each group; empty without a result.
     - `why`: why it is not ranked, or why its last try brought nothing.
     """

@@ -4,7 +4,7 @@ A line is a JSON object with `event` and `at`; a place in the file (the byte beh
 somebody else reads on. A fact is with the operating system before anybody is told of it, so a process that is killed
 loses nothing; the disk is asked to keep it at most half a second later, from a thread of its own.
 
-JSON knows no infinities: they stand as text, "Infinity" and "-Infinity"; a value that is missing or NaN is null.
+JSON knows no infinities and no NaN: they stand as text, "Infinity", "-Infinity" and "NaN".
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ CANCELLED = "cancelled"
 STATES = (PENDING, WAITING, RECORDED, QUARANTINED, CANCELLED)
 
 Values = dict[str, float | None]
-"""By objective; None where it is missing or NaN."""
+"""By objective; None where it is missing."""
 
 Array = npt.NDArray[np.float64]
 

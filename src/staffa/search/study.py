@@ -220,7 +220,7 @@ class Study:
     def _take(self, entry: Entry, said: Event, key: str | None) -> Verdict:
         number, values = said["trial"], said["values"]
         if entry.state == RECORDED:
-            if entry.values == values:
+            if _plain(entry.values) == _plain(values):
                 return self._verdict(number, "replayed")
             raise ConflictError(
                 f"trial {number} has another result: {entry.values!r}, not {values!r}", "the first result stands"
@@ -249,7 +249,7 @@ class Study:
         return self._verdict(number, "recorded")
 
     def _values(self, said: Mapping[str, float | None] | None) -> Values:
-        """What was said of the objectives, as it is written down: floats, None for what is missing or NaN."""
+        """What was said of the objectives, as it is written down: floats, None for what is missing."""
         names = self._register.objectives.names
         if not isinstance(said, Mapping):
             raise ConfigError(
@@ -520,7 +520,7 @@ def _number(said: object, name: str) -> float | None:
         number = float(said)
     except OverflowError:
         raise ConfigError(f"values.{name}: a number of that size cannot be stored", "it must fit in 64 bits") from None
-    return None if math.isnan(number) else number
+    return number
 
 
 def _plain(value: object) -> str:
