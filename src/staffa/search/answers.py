@@ -6,8 +6,10 @@ import math
 from dataclasses import dataclass
 
 from staffa.errors import ConfigError, StaffaError
-from staffa.search.register import Values
 from staffa.trial import Scalar
+
+Values = dict[str, float | None]
+"""By objective; None where it is missing."""
 
 
 class ConflictError(StaffaError):

@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from staffa.errors import ConfigError
+from staffa.search.answers import Values
 from staffa.search.domain import Domain
 from staffa.search.journal import Event
 from staffa.search.objectives import Objectives
@@ -42,9 +43,6 @@ QUARANTINED = "quarantined"
 """Given up after its last retry; a result that comes late is taken even so."""
 CANCELLED = "cancelled"
 STATES = (PENDING, WAITING, RECORDED, QUARANTINED, CANCELLED)
-
-Values = dict[str, float | None]
-"""By objective; None where it is missing."""
 
 Array = npt.NDArray[np.float64]
 
