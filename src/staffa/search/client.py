@@ -253,13 +253,9 @@ class Client:
         except ClusterError:
             raise
         except StaffaError:
-            self._silent = False
-            if kept is not None:
-                kept.unlink(missing_ok=True)
+            _gone(kept)
             raise
-        self._silent = False
-        if kept is not None:
-            kept.unlink(missing_ok=True)
+        _gone(kept)
         return answer
 
     def _keep(self, body: dict[str, Any], key: str) -> Path | None:
@@ -280,6 +276,12 @@ class Client:
         while True:
             try:
                 status, answer = self._once(method, path, data, key)
+            except ssl.SSLCertVerificationError as error:
+                self._drop()
+                raise ConfigError(
+                    f"{self._url} is not known by the certificate '{self._ca}': {error.verify_message}",
+                    "`ca`: the run's secrets/serving/ca.pem",
+                ) from error
             except (OSError, http.client.HTTPException) as error:
                 # A connection that slept may be closed at the other end: that says nothing about the server.
                 slept, fresh = not fresh and getattr(self._own, "used", False), True
@@ -394,6 +396,11 @@ def _text(said: object) -> str:
 def _made(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def _gone(kept: Path | None) -> None:
+    if kept is not None:
+        kept.unlink(missing_ok=True)
 
 
 def _key() -> str:

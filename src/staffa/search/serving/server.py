@@ -76,9 +76,10 @@ def serve(
     Raises `ConfigError` for a host that cannot be bound, or beyond this machine without TLS.
     """
     workspace = Workspace(folder)
-    encryption = _encryption(workspace.secrets, host, certificate, key, tls)
-    keys = tokens(workspace.secrets)
-    with contextlib.closing(study), _bound(host, port) as bound:
+    with contextlib.closing(study):
+        encryption = _encryption(workspace.secrets, host, certificate, key, tls)
+        keys = tokens(workspace.secrets)
+        bound = _bound(host, port)
         found = bound.getsockname()[1]
         if port not in (0, found):
             say(f"port {port} is taken: {found} it is")
@@ -179,7 +180,7 @@ async def _until_told(server: Server, bound: socket.socket, study: Study) -> Non
 
 async def _expire(study: Study) -> None:
     while True:
-        await asyncio.sleep(EXPIRE_SECONDS)
+        await asyncio.sleep(min(EXPIRE_SECONDS, study.lease / 4))
         with contextlib.suppress(OSError):  # a full disk: leases wait until there is room
             await asyncio.to_thread(study.expire)
 
