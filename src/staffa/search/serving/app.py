@@ -1,7 +1,7 @@
 """The routes of a served search: HTTP in, one call of a `Study`, JSON out.
 
-What is quick (telling, beating) is done in the loop's own thread, without a hop to another. Asking may make a strategy
-think and looking may rank many trials, so those go to threads.
+What is quick (telling, beating, asking for what was suggested ahead) is done in the loop's own thread, without a hop to
+another. Where a strategy has to think, or many trials are to be ranked, it is done in others.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import re
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, FastAPI, Header, Query, Request, Response, Security
@@ -26,7 +27,7 @@ from staffa.search.serving import models
 from staffa.search.serving.events import stream
 from staffa.search.serving.gate import Gate
 from staffa.search.serving.tokens import Tokens
-from staffa.search.study import Asked, ConflictError, Study, UnknownTrialError
+from staffa.search.study import ConflictError, Study, UnknownTrialError
 from staffa.storage.files import DISK
 
 DOCUMENT = "/v1/openapi.json"
@@ -65,7 +66,7 @@ class Serving:
     """What the routes share.
 
     Arguments:
-    - `nudge`: called after something was told: a refit may be due.
+    - `nudge`: called after something was asked or told: a refit, or suggestions, may be due.
     - `stopping`: whether streams are to end.
     - `longest_stream`: seconds after which a stream of events ends by itself.
     """
@@ -110,9 +111,11 @@ def _changing(serving: Serving) -> APIRouter:
     @router.post("/ask", response_model=models.Given)
     async def ask(body: models.Ask, key: Key = None) -> Response:
         """Trials to be done. None may mean that others still run: ask again, unless `finished`."""
-        loop = asyncio.get_running_loop()
-        call = lambda: study.ask(body.count, worker=body.worker, key=key)  # noqa: E731
-        asked: list[Asked] = await loop.run_in_executor(serving.asking, call)
+        asked = study.ask_at_once(body.count, worker=body.worker, key=key)
+        if asked is None:
+            call = partial(study.ask, body.count, worker=body.worker, key=key)
+            asked = await asyncio.get_running_loop().run_in_executor(serving.asking, call)
+        serving.nudge()
         return _answer({"trials": asked, "finished": not asked and study.finished})
 
     @router.post("/tell", response_model=models.Taken)

@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,11 @@ PORTS = 100
 
 PATIENCE = 10
 """Seconds that requests under way are waited for at the end."""
+
+BREATH_SECONDS = 0.0005
+SWITCH_SECONDS = 0.0005
+"""How long a thread that thinks may keep the interpreter from one that answers; Python's 5 ms would be most of an
+answer's time."""
 
 EXPIRE_SECONDS = 5.0
 """How often leases are looked at, besides at each ask."""
@@ -88,7 +94,7 @@ def serve(
         server = Server(_config(application(serving, keys), encryption))
         serving.stopping = lambda: server.should_exit
         url = f"{'https' if encryption else 'http'}://{_name(host)}:{found}"
-        with refitting, _announced(workspace, url, encryption):
+        with _answering_first(), refitting, _announced(workspace, url, encryption):
             say(f"serving {folder} at {url}; tokens: {workspace.secrets}")
             asyncio.run(_until_told(server, bound, study))
         serving.asking.shutdown()
@@ -132,10 +138,10 @@ class Server(uvicorn.Server):
 
 
 class Refitting:
-    """Lets the strategy prepare in a thread of its own whenever enough was told; requests never wait for it.
+    """Lets the strategy think in a thread of its own: refits once enough was told, and suggestions ahead of time.
 
     Arguments:
-    - `say`: is told of a refit that failed. The strategy then goes by the one before.
+    - `say`: is told what went wrong. The next ask then meets it, or goes by the refit before.
     """
 
     def __init__(self, study: Study, say: Callable[[str], object]) -> None:
@@ -149,6 +155,7 @@ class Refitting:
     def __enter__(self) -> Refitting:
         self._study.prepare()
         self._thread.start()
+        self.nudge()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -163,9 +170,32 @@ class Refitting:
             if self._ended.is_set():
                 return
             try:
-                self._study.prepare()
+                self._think()
             except Exception as error:
-                self._say(f"a refit failed: {error!r}")
+                self._say(f"the strategy failed: {error!r}")
+
+    def _think(self) -> None:
+        while not self._ended.is_set():
+            refitted = self._study.prepare()
+            if not self._study.stock_up() and not refitted:
+                return
+            # Somebody who found too few suggestions waits for the same lock.
+            time.sleep(BREATH_SECONDS)
+
+
+@contextlib.contextmanager
+def _answering_first() -> Iterator[None]:
+    """Whoever computes in this process does not get in the way of whoever answers."""
+    from threadpoolctl import threadpool_limits
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(SWITCH_SECONDS)
+    # A strategy's matrices are small: more threads would only wait for one another, busily.
+    with threadpool_limits(limits=1):
+        try:
+            yield
+        finally:
+            sys.setswitchinterval(before)
 
 
 async def _until_told(server: Server, bound: socket.socket, study: Study) -> None:
