@@ -32,7 +32,7 @@ from staffa.execution.bench import spec_of
 from staffa.execution.company import check_company
 from staffa.execution.ensemble import blocks_of
 from staffa.execution.ensemble import check as check_reducers
-from staffa.execution.objective import check_objectives
+from staffa.rows.objective import check_objectives
 from staffa.experiment.protocol import Experiment, Sampling, Schema
 from staffa.experiment.registry import build, offered
 from staffa.rows import array_layout

@@ -20,7 +20,7 @@ from staffa.campaign.asking import Asking
 from staffa.campaign.model import CampaignConfig
 from staffa.campaign.objectives import Objectives
 from staffa.campaign.plan import Plan, Rows
-from staffa.execution import objective
+from staffa.rows import objective
 from staffa.execution.board import Batch, Board
 from staffa.execution.exempt import named
 from staffa.execution.prepare import Built, strategy_of

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from staffa.cells import blank, packed, unpacked
-from staffa.execution import objective
+from staffa.rows import objective
 from staffa.execution.bench import Bench, Order, bench_errors, bench_of, device_kind, programs, start_mark
 from staffa.execution.gauges import memory
 from staffa.execution.lanes import asked_to_leave, seconds_left

@@ -200,6 +200,21 @@ class HotStore:
         """The same as it stands; None where nobody has written it."""
         if not (self.path / "objectives" / f"c.{batch}.0").exists():
             return None
+        return self._scores(batch)
+
+    def all_scores(self) -> tuple[Row, Row]:
+        """The same of all rows, (rows, objectives), and of which batches somebody has written it, (batches,)."""
+        size = self.layout.batch
+        whole = np.full((self.layout.rows, len(self.layout.objectives)), np.nan)
+        written = np.zeros(self.layout.batches, bool)
+        for entry in os.scandir(self.path / "objectives"):
+            number = entry.name.removeprefix("c.").removesuffix(".0")
+            if number.isdigit():
+                written[int(number)] = True
+                whole[int(number) * size : (int(number) + 1) * size] = self._scores(int(number))
+        return whole, written
+
+    def _scores(self, batch: int) -> Row:
         count = len(self.layout.objectives)
         return self._get("objectives", f"c.{batch}.0", np.dtype("<f8"), self.layout.batch * count).reshape(-1, count)
 

@@ -430,6 +430,14 @@ class TrialsJudged(Event):
     """The least score of each group so far, among all that came as far."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class ObjectivesChanged(Event):
+    """Something else is good from now on: every trial of a search is scored anew, and none runs again."""
+
+    objectives: Mapping[str, Any]
+    """All of them, in the words of a campaign."""
+
+
 # --- those who are told ----------------------------------------------------------------------------
 
 
