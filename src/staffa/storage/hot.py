@@ -215,8 +215,19 @@ class HotStore:
         return whole, written
 
     def _scores(self, batch: int) -> Row:
-        count = len(self.layout.objectives)
-        return self._get("objectives", f"c.{batch}.0", np.dtype("<f8"), self.layout.batch * count).reshape(-1, count)
+        shape = self.layout.batch, len(self.layout.objectives)
+        with contextlib.suppress(
+            ValueError, FileNotFoundError
+        ):  # a damaged disk's length; zeros would be the best of all
+            return np.frombuffer((self.path / "objectives" / f"c.{batch}.0").read_bytes(), "<f8").reshape(shape).copy()
+        return np.full(shape, np.nan)
+
+    @property
+    def seated(self) -> tuple[int, int]:
+        """How many batches and trials of a search have a seat."""
+        names = (entry.name.removeprefix("c.").removesuffix(".0") for entry in os.scandir(self.path / "identity"))
+        taken = [self.seats(int(name)) for name in names if name.isdigit()]
+        return sum(map(bool, taken)), sum(taken)
 
     def compare(self, batch: int, segments: int, objectives: Row) -> None:
         """Write down the same after some segments, where a search compares its trials."""

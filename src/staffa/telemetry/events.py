@@ -401,6 +401,7 @@ class PartSealed(Event):
     found: bool = False
     """It stood there already, and nobody had said so."""
 
+
 # --- searches --------------------------------------------------------------------------------------
 
 
