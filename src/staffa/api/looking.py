@@ -15,6 +15,7 @@ from staffa.storage.ledger import history, read_summary
 from staffa.storage.workspace import Workspace
 
 if TYPE_CHECKING:
+    from staffa.api.searching import Search
     from staffa.execution.ending import Ended
     from staffa.views.drawing.style import Drawing
     from staffa.views.report import Report
@@ -40,6 +41,16 @@ class Run:
         from staffa.views.results import Results
 
         return Results(Workspace.open(self.root))
+
+    @property
+    def search(self) -> Search:
+        """What an adaptive search has found so far: `.best`, `.top(10)`, `.fronts()`, `.history`, `.plot()`.
+
+        Raises `ConfigError` for a campaign whose points were listed.
+        """
+        from staffa.api.searching import Search
+
+        return Search(Workspace.open(self.root))
 
     @property
     def status(self) -> dict[str, Any]:

@@ -124,10 +124,10 @@ class Runner:
         self._counts: dict[str, Any] = {}
         self._rate = Rate()
         self._started = clock()
-        sealing = functools.partial(getattr, self.board, "sealing")
         self.requests = Requests(
-            self.wishes, self.refill, self.sealing, pool, self.stop, self._adopt, sealing, self._started
-        )
+            self.wishes, self.refill, self.sealing, pool, self.stop, self._adopt,
+            lambda: self.board.sealing, self._started,
+        )  # fmt: skip
 
     def run(self) -> Ended:
         """Issue everything that has no data yet, to the end (or until stopped)."""
