@@ -95,10 +95,10 @@ def patched(words: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Changes of objectives from words such as `bias.target=0.02`."""
     found: dict[str, dict[str, Any]] = {}
     for word in words:
-        value: Any = values(override_tier(word))
         path = [part.strip() for part in word.partition("=")[0].split(".")]
-        if len(path) < 2:
+        if "=" not in word or len(path) < 2:
             raise ConfigError(f"--set {word}: what of which objective?", "such as --set bias.target=0.02")
+        value: Any = values(override_tier(word))
         for part in path:
             value = value[part]
         found.setdefault(".".join(path[:-1]), {})[path[-1]] = value

@@ -28,6 +28,7 @@ from staffa.views.census import WORDS
 from staffa.views.results import Results
 from staffa.views.searched.judged import Judged
 from staffa.views.searched.record import Record, read
+from staffa.views.searched.sheets import described
 
 if TYPE_CHECKING:
     import pandas
@@ -158,6 +159,7 @@ class Searched:
             "strategy": {"use": self.config.strategy.use, **self.config.strategy.options},
             "space": Domain.read(self.config.space).words(),
             "objectives": self.objectives.words(),
+            "described": described(self.objectives, self.declared),
             "changed": self.objectives != self.declared,
         }
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from staffa.campaign.domain import Axis, Categorical, Domain, Lattice
+from staffa.campaign.domain import Axis, Categorical, Continuous, Domain, Integer, Lattice
 from staffa.campaign.objectives import Objective
 from staffa.errors import ConfigError, near
 from staffa.views.drawing import charts
@@ -137,15 +137,17 @@ def _parameters(search: Searched) -> tuple[Drawing, dict[str, Any]]:
 
 def _along_axis(panel: Axes, axis: Axis, values: Row) -> Row:
     """Where values of a parameter lie along a panel, which is scaled for them."""
-    if not isinstance(axis, Categorical):
-        log = spans_decades(np.array(axis.values, float)) if isinstance(axis, Lattice) else axis.log
-        ends = (axis.values[0], axis.values[-1]) if isinstance(axis, Lattice) else (axis.low, axis.high)
-        charts.ranged(panel.xaxis, float(ends[0]), float(ends[1]), logarithmic=log)
-        return values.astype(float)
-    panel.set_xticks(range(len(axis.values)), [charts.shortened(said(value)) for value in axis.values])
-    codes = np.array([axis.values.index(value) for value in values.tolist()], float)
-    # Beside one another by their number: the same figure every time.
-    return codes + 0.5 * ((np.arange(len(codes)) * 0.618034) % 1 - 0.5)
+    if isinstance(axis, Lattice):
+        ends = np.array([axis.values[0], axis.values[-1]], float)
+        charts.ranged(panel.xaxis, *_ends(ends), logarithmic=spans_decades(ends))
+    elif isinstance(axis, Continuous | Integer):
+        charts.ranged(panel.xaxis, axis.low, axis.high, logarithmic=axis.log)
+    elif isinstance(axis, Categorical):
+        panel.set_xticks(range(len(axis.values)), [charts.shortened(said(value)) for value in axis.values])
+        codes = np.array([axis.values.index(value) for value in values.tolist()], float)
+        # Beside one another by their number: the same figure every time.
+        return np.asarray(codes + 0.5 * ((np.arange(len(codes)) * 0.618034) % 1 - 0.5))
+    return np.asarray(values, float)
 
 
 def _scores(search: Searched) -> list[str]:
@@ -178,7 +180,8 @@ def _fronts(search: Searched) -> tuple[Drawing, dict[str, Any]]:
             charts.ranged(axis, *_ends(own), logarithmic=spans_decades(own))
         charts.points(panel, scores[:, left], scores[:, right])
         for number in range(FRONTS if len(groups) == 2 else 0):
-            charts.staircase(panel, *scores[front == number][:, (left, right)].T, fade=1 - number / FRONTS)
+            edge = scores[front == number]
+            charts.staircase(panel, edge[:, left], edge[:, right], 1 - number / FRONTS)
         own = scores[front == 0]
         charts.marked(panel, own[:, left], own[:, right], "first front")
         panel.set_xlabel(names[left])

@@ -59,7 +59,7 @@ class Record:
     @cached_property
     def with_data(self) -> Row:
         """(n,) whether a trial's data are committed."""
-        return (self.outcome == Outcome.OK) | (self.outcome == Outcome.NAN)
+        return np.isin(self.outcome, (Outcome.OK, Outcome.NAN))
 
     @cached_property
     def said(self) -> Mapping[str, str]:
@@ -97,8 +97,7 @@ def read(workspace: Workspace, plan: Plan, names: tuple[str, ...]) -> Record:
         own, status = found.group == number, store.status()
         outcome[own] = status[found.row[own]]
         scored[own] = _scores(plan, number, store, status)[found.row[own]]
-    data = (outcome == Outcome.OK) | (outcome == Outcome.NAN)
-    scored[~data] = np.nan
+    scored[~np.isin(outcome, (Outcome.OK, Outcome.NAN))] = np.nan  # a batch that was damaged, and is made anew
     return Record(workspace, plan, found.trial, found.group, found.row, found.params, outcome, scored, changed)
 
 
@@ -115,16 +114,17 @@ class _Trials:
 
 def _asked(workspace: Workspace, plan: Plan, names: tuple[str, ...]) -> tuple[_Trials, Mapping[str, Any]]:
     """What the journal says was asked for, and what the search is after, where that was changed."""
-    batches, changed = dict[str, Mapping[str, Any]](), dict[str, Any]()
+    batches: dict[str, Mapping[str, Any]] = {}
+    changed: Mapping[str, Any] = {}
     for event in history(workspace, (ASKED, CHANGED)):
         if event["event"] == CHANGED:
-            changed = dict(event["objectives"])
+            changed = event["objectives"]
         else:
             batches[event["batch"]] = event
     groups, rows, places = list[Row](), list[Row](), list[int]()
-    for name, event in batches.items():
+    for name, said in batches.items():
         group, batch = _batch(name)
-        own = unspan(event["places"])
+        own = unspan(said["places"])
         places += own
         groups.append(np.full(len(own), group))
         rows.append(batch * plan.groups[group].batch + np.arange(len(own)))
