@@ -130,8 +130,8 @@ def status(root: str | Path) -> dict[str, Any]:
     figures = dict(summary.get("figures") or {})
     holder = read_lease(workspace.lease)
     live = holder is not None and holder.alive()
-    if not live and (not figures or "ended" not in (summary.get("run") or {})):
-        # The driver died: its last summary is older than the last commit.
+    if not figures or (not live and "ended" not in (summary.get("run") or {})):
+        # The driver died: its last summary is older than the last commit. Or the first has yet to come.
         figures |= _counted(workspace)
     # A detached driver (or an heir) that is still in the queue.
     waiting = None if live else read_json(workspace.driver_job)

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from staffa.campaign.plan import Group, Part
 from staffa.errors import ConfigError, WorkspaceError
-from staffa.storage.roster import find_trial
+from staffa.storage.roster import find_trial, listed
 from staffa.storage.tables import ArchiveLayout
 from staffa.storage.trial_logs import as_text, read_lines
 from staffa.trial import Outcome
@@ -148,7 +148,7 @@ def find(standing: Standing, layout: ArchiveLayout, name: str) -> Trial:
     if row is None:
         raise ConfigError(
             f"{name!r} names no trial of '{standing.workspace.root}', or more than one",
-            f"give its index, 0 to {standing.plan.trials - 1}, or more of its digest",
+            f"give its index, 0 to {listed(standing.workspace.rosters) - 1}, or more of its digest",
         )
     values = {name: value for name, value in row.items() if name not in PLACE and value is not None}
     return Trial(
