@@ -213,6 +213,8 @@ class Searching:
         self._next = max(taken, default=-1) + 1
         self._lost = deque(place for place in range(self._next) if place not in taken)
         board.reserve(batch for group, free in enumerate(self._free) for batch in ((group, b) for b in free))
+        if not self._left:
+            board.release()
         self._remember()
         for name in dict.fromkeys([*self.books.came, *map(named, self.seats)]):
             if batch_key(name) in self.seats:
@@ -328,8 +330,15 @@ class Searching:
         """Give the trials of a group that have no seat yet a batch."""
         size = self.plan.groups[group].batch
         chosen, self._asked[group] = sorted(self._asked[group][:size], key=_place_of), self._asked[group][size:]
-        places = tuple(place for place, _ in chosen)
         columns = {name: np.concatenate([one[name] for _, one in chosen]) for name in self.asking.domain.names}
+        return self.seat(group, tuple(place for place, _ in chosen), columns)
+
+    def seat(self, group: int, places: tuple[int, ...], columns: Columns) -> Batch:
+        """Give trials at some points the next batch of a group; what is said of it stands in the journal first.
+
+        Arguments:
+        - `places`: which of the search's trials they are, ascending; `columns`: what the search varies, (places,) each.
+        """
         rows = self.asking.rows(columns)
         base, replicates = rows.digests, tuple(map(self._repeated, map(bytes, rows.digests)))
         if any(replicates):

@@ -88,7 +88,8 @@ class HotStore:
             raise WorkspaceError(f"{path} is not a hot store of Staffa: {error}", "staffa plan") from None
         arrays = tuple(ArrayLayout(**tupled(array)) for array in described.pop("arrays"))
         coords = {name: tuple(values) for name, values in described.pop("coords").items()}
-        return cls(path, GroupLayout(arrays=arrays, coords=coords, **described))
+        lists: dict[str, Any] = {name: tuple(described.pop(name, ())) for name in ("objectives", "rungs")}
+        return cls(path, GroupLayout(arrays=arrays, coords=coords, **lists, **described))
 
     def write(self, name: str, batch: int, segment: int, data: Row, scratch: Path) -> Path:
         """Write one shard whole: through a scratch array, synced, then renamed into place."""
@@ -173,14 +174,12 @@ class HotStore:
 
         Doing it again with the same trials changes nothing.
         """
-        size, text = self.layout.batch, np.asarray(digests, object)
-        first = batch * size
-        for name, values in {**columns, "trial": text}.items():
-            array = self._array(name)
+        size = self.layout.batch
+        for name, values in {**columns, "trial": np.asarray(digests, object)}.items():
             if values.dtype == object:
-                self._writable(name)[first : first + len(values)] = values
+                self._put(name, f"c.{batch}", _texts(values, size), sync=False)
             else:
-                self._put(name, f"c.{batch}", _filled(values.astype(array.dtype), size), sync=False)
+                self._put(name, f"c.{batch}", _filled(values.astype(self._array(name).dtype), size), sync=False)
         # Last: it says how many rows are taken.
         self._put("identity", f"c.{batch}.0", _filled(identity.astype("<u4"), size), sync=False)
 
@@ -393,13 +392,6 @@ class HotStore:
                     self._arrays[name] = zarr.open_array(self.path / name, mode="r")
             return self._arrays[name]
 
-    def _writable(self, name: str) -> Any:
-        """An array of texts, to seat trials in."""
-        import zarr
-
-        with ZARRS_LOCK, quiet():
-            return zarr.open_array(self.path / name, mode="r+")
-
     def _scratch(self, array: ArrayLayout, scratch: Path) -> Any:
         key = f"{scratch}/{array.name}"
         with self._lock:
@@ -415,6 +407,15 @@ def _filled(values: Row, rows: int) -> Row:
     whole = np.zeros((rows, *values.shape[1:]), values.dtype)
     whole[: len(values)] = values
     return whole
+
+
+def _texts(values: Row, rows: int) -> Row:
+    """Texts as Zarr has them on disk, with empty ones for the rest of the rows."""
+    from numcodecs.vlen import VLenUTF8
+
+    whole = np.full(rows, "", object)
+    whole[: len(values)] = values
+    return np.frombuffer(VLenUTF8().encode(whole), np.uint8)
 
 
 def _crc32c(path: Path) -> int:
