@@ -18,13 +18,13 @@ from staffa.storage.books import Books
 from staffa.storage.lease import read_lease
 from staffa.storage.ledger import history
 from staffa.storage.merged import origin_of
-from staffa.storage.roster import find_trial, listed
+from staffa.storage.roster import find_trial
 from staffa.storage.spans import unspan
 from staffa.storage.trial_logs import as_text, read_lines
 from staffa.storage.workspace import Workspace
 from staffa.trial import Outcome
 from staffa.views.readings import number, span
-from staffa.views.stored import group_store, stored_plan
+from staffa.views.stored import group_store, how_to_name, stored_plan
 
 Event = Mapping[str, Any]
 
@@ -123,7 +123,7 @@ def _found(workspace: Workspace, trial: str) -> Place:
     if row is None:
         raise ConfigError(
             f"{trial!r} names no trial of '{workspace.root}', or more than one",
-            f"give its index, 0 to {listed(workspace.rosters) - 1}, or more of its digest",
+            how_to_name(workspace),
         )
     group = plan.groups[row["group"]]
     parameters = {name: value for name, value in row.items() if name not in PLACE and value is not None}

@@ -13,12 +13,13 @@ import pyarrow.parquet as pq
 
 from staffa.campaign.plan import Group, Part
 from staffa.errors import ConfigError, WorkspaceError
-from staffa.storage.roster import find_trial, listed
+from staffa.storage.roster import find_trial
 from staffa.storage.tables import ArchiveLayout
 from staffa.storage.trial_logs import as_text, read_lines
 from staffa.trial import Outcome
 from staffa.views.names import Names
 from staffa.views.standing import Place, Standing
+from staffa.views.stored import how_to_name
 from staffa.views.unsealed import Unsealed
 
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ def find(standing: Standing, layout: ArchiveLayout, name: str) -> Trial:
     if row is None:
         raise ConfigError(
             f"{name!r} names no trial of '{standing.workspace.root}', or more than one",
-            f"give its index, 0 to {listed(standing.workspace.rosters) - 1}, or more of its digest",
+            how_to_name(standing.workspace),
         )
     values = {name: value for name, value in row.items() if name not in PLACE and value is not None}
     return Trial(

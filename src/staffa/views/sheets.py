@@ -65,6 +65,7 @@ def plan_facts(
         "root": str(root),
         "trials": plan.trials,
         "merged": plan.merged,
+        "search": [name for name, _ in plan.search.objectives] if plan.search is not None else None,
         "groups": len(plan.groups),
         "programs": plan.programs,
         "batches": plan.batches,
@@ -107,7 +108,7 @@ def plan_sheet(facts: Facts) -> Sheet:
     sizes = "/".join(f"{batch:,}" for batch in facts["batch"])
     inodes = f"{facts['inodes']:,}, {facts['inodes_per_1000_trials']:g} for 1,000 trials"
     lines = {
-        "trials": f"{facts['trials']:,}{merged}",
+        "trials": _planned(facts) + merged,
         "groups": f"{facts['groups']:,}, {number(facts['programs'], 'program')} to compile",
         "batches": f"{facts['batches']:,} of up to {sizes} trials"
         + (f", {number(facts['segments'], 'segment')} each" if facts["segments"] > 1 else ""),
@@ -125,6 +126,12 @@ def plan_sheet(facts: Facts) -> Sheet:
     notes += estimate_notes(facts.get("estimate") or {})
     notes.append("nothing is refused, nothing was written; next: " + facts["next"])
     return Sheet(facts["root"], lines, _group_grid(shown), notes)
+
+
+def _planned(facts: Facts) -> str:
+    if not facts.get("search"):
+        return f"{facts['trials']:,}"
+    return f"up to {facts['trials']:,}, asked for as results come in, for {', '.join(facts['search'])}"
 
 
 def _machine_lines(cluster: Facts) -> dict[str, str]:

@@ -80,10 +80,7 @@ def table_facts(search: Searched, frame: pandas.DataFrame) -> dict[str, Any]:
 
 def table_sheet(facts: Facts) -> Sheet:
     """Some trials of a search, on a page."""
-    rows, columns = facts["rows"], list(facts["columns"])
-    single = "score" in columns
-    columns = [name for name in columns if name != "why" or any(row["why"] for row in rows)]
-    columns = [name for name in columns if not (single and name in ("front", "crowding"))]
+    rows, columns = facts["rows"], telling(facts)
     cells = [[_cell(name, row[name]) for name in columns] for row in rows]
     right = frozenset(name for name in columns if all(isinstance(row[name], int | float) for row in rows))
     run = shlex.quote(str(facts["root"]))
@@ -92,6 +89,13 @@ def table_sheet(facts: Facts) -> Sheet:
         [f"next: staffa explain {run} {rows[0]['trial'][:DIGEST]}"] if rows else [f"next: staffa search status {run}"]
     )
     return Sheet(f"{facts['root']}: {shown}", {}, Grid(columns, cells, right), notes)
+
+
+def telling(facts: Facts) -> list[str]:
+    """The columns of a table that say something: fronts only of several groups, reasons only where there are any."""
+    silent = {"front", "crowding"} if "score" in facts["columns"] else set()
+    silent |= set() if any(row["why"] for row in facts["rows"]) else {"why"}
+    return [str(name) for name in facts["columns"] if name not in silent]
 
 
 def _cell(name: str, value: Any) -> str:
