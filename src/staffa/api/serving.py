@@ -7,22 +7,17 @@ import os
 import signal
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from staffa.api.declaring import Campaign, campaign_of
 from staffa.api.driving import planned
-from staffa.api.holding import alive, driven
+from staffa.api.holding import driven
 from staffa.campaign.config import Declaration, load_frozen
 from staffa.errors import ConfigError, PluginError
 from staffa.storage.ledger import history
 from staffa.storage.workspace import Workspace
-
-if TYPE_CHECKING:
-    from staffa.execution.shelving import Shelf
-    from staffa.search.study import Study
 
 EXTERNAL = "external"
 """The experiment whose trials others do."""
@@ -129,23 +124,19 @@ def _serve(workspace: Workspace, declared: Declaration, where: dict[str, Any], l
             lease=lease,
         )
         with contextlib.closing(study), Ledger.open(workspace, held) as ledger:
-            stop = threading.Event()
-            shelf = Shelf(workspace, config, plan, stores, ledger, _stop)
-            with _beside(lambda: _shelve(shelf, study), SHELVE_SECONDS, stop):
-                serve_study(workspace.root, study, **where)
-
-
-def _shelve(shelf: Shelf, study: Study) -> None:
-    shelf.put(study.trials(shelf.first), last=study.finished)
-    shelf.tick(time.time())
+            shelf = Shelf(workspace, config, plan, stores, ledger, study, _stop)
+            with _beside(shelf.turn, SHELVE_SECONDS):
+                serve_study(workspace.root, study, rescore=shelf.change, **where)
+            shelf.close()
 
 
 def _show(workspace: Workspace, declared: Declaration, where: dict[str, Any]) -> None:
     """Let a search that its driver runs be looked at."""
-    from staffa.execution.prepare import load_plan, open_stores, strategy_of
-    from staffa.execution.watching import Watching
+    from staffa.api.searching import Search
     from staffa.campaign.domain import Domain
     from staffa.campaign.objectives import Objectives
+    from staffa.execution.prepare import load_plan, open_stores, strategy_of
+    from staffa.execution.watching import Watching
     from staffa.search.journal import Journal
     from staffa.search.serving import serve as serve_study
     from staffa.search.study import Study
@@ -169,23 +160,20 @@ def _show(workspace: Workspace, declared: Declaration, where: dict[str, Any]) ->
                     watching.note(event)
                     told = number + 1
 
-        elsewhere = f"its driver ({workspace.root})"
-        with _beside(follow, FOLLOW_SECONDS, threading.Event()):
-            serve_study(workspace.root, study, elsewhere=elsewhere, rescore=_changing(workspace), **where)
-
-
-def _changing(workspace: Workspace) -> Callable[[Any], object]:
-    def change(patch: Any) -> object:
-        from staffa.api.searching import change_objectives
-
-        return change_objectives(workspace.root, patch)
-
-    return change
+        with _beside(follow, FOLLOW_SECONDS):
+            serve_study(
+                workspace.root,
+                study,
+                elsewhere=f"its driver ({workspace.root})",
+                rescore=lambda patch: Search(workspace).change(patch),
+                **where,
+            )
 
 
 @contextlib.contextmanager
-def _beside(action: Callable[[], None], seconds: float, stop: threading.Event) -> Iterator[None]:
+def _beside(action: Callable[[], None], seconds: float) -> Iterator[None]:
     """Do something now, at the end, and now and then in between, in a thread of its own."""
+    stop = threading.Event()
     action()
 
     def run() -> None:

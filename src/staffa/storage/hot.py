@@ -199,8 +199,34 @@ class HotStore:
         """The same as it stands; None where nobody has written it."""
         if not (self.path / "objectives" / f"c.{batch}.0").exists():
             return None
-        count = len(self.layout.objectives)
-        return self._get("objectives", f"c.{batch}.0", np.dtype("<f8"), self.layout.batch * count).reshape(-1, count)
+        return self._scores(batch)
+
+    def all_scores(self) -> tuple[Row, Row]:
+        """The same of all rows, (rows, objectives), and of which batches somebody has written it, (batches,)."""
+        size = self.layout.batch
+        whole = np.full((self.layout.rows, len(self.layout.objectives)), np.nan)
+        written = np.zeros(self.layout.batches, bool)
+        for entry in os.scandir(self.path / "objectives"):
+            number = entry.name.removeprefix("c.").removesuffix(".0")
+            if number.isdigit():
+                written[int(number)] = True
+                whole[int(number) * size : (int(number) + 1) * size] = self._scores(int(number))
+        return whole, written
+
+    def _scores(self, batch: int) -> Row:
+        shape = self.layout.batch, len(self.layout.objectives)
+        with contextlib.suppress(
+            ValueError, FileNotFoundError
+        ):  # a damaged disk's length; zeros would be the best of all
+            return np.frombuffer((self.path / "objectives" / f"c.{batch}.0").read_bytes(), "<f8").reshape(shape).copy()
+        return np.full(shape, np.nan)
+
+    @property
+    def seated(self) -> tuple[int, int]:
+        """How many batches and trials of a search have a seat."""
+        names = (entry.name.removeprefix("c.").removesuffix(".0") for entry in os.scandir(self.path / "identity"))
+        taken = [self.seats(int(name)) for name in names if name.isdigit()]
+        return sum(map(bool, taken)), sum(taken)
 
     def compare(self, batch: int, segments: int, objectives: Row) -> None:
         """Write down the same after some segments, where a search compares its trials."""

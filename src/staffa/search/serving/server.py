@@ -98,7 +98,8 @@ def serve(
         server = Server(_config(application(serving, keys), encryption))
         serving.stopping = lambda: server.should_exit
         url = f"{'https' if encryption else 'http'}://{_name(host)}:{found}"
-        with _answering_first(), contextlib.nullcontext() if elsewhere else refitting, _announced(workspace, url, encryption):
+        thinking = contextlib.nullcontext() if elsewhere else refitting
+        with _answering_first(), thinking, _announced(workspace, url, encryption):
             say(f"serving {folder} at {url}; tokens: {workspace.secrets}")
             asyncio.run(_until_told(server, bound, study))
         serving.asking.shutdown()
