@@ -33,6 +33,7 @@ import numpy.typing as npt
 from staffa.search.domain import Categorical, Continuous, Domain
 from staffa.search.fronts import ranks, top
 from staffa.search.strategies import Points, Told, check_count, check_share
+from staffa.search.strategies.epochs import Epochs
 from staffa.search.strategies.mixture import Gaussians, elite
 from staffa.search.strategies.sobol import Sequence
 from staffa.search.strategies.surface import Surface
@@ -105,7 +106,7 @@ class Explore:
         self._explore_every, self._near, self._refit_every = explore_every, near, refit_every
         self._elite, self._components = (elite_fraction, least_elite), components
         self._exploring = Sequence(domain.dimension, seed)
-        self._fitted: tuple[tuple[int, int], _Knowledge | None] | None = None
+        self._epochs = Epochs(self._learn)
 
     def refits_at(self, told: int) -> int:
         every = 1 if told < STEADY else min(self._refit_every, told // (STEADY // 4))
@@ -126,11 +127,7 @@ class Explore:
         return known.choose(trial, generator, self._near)
 
     def _knowledge(self, told: Told) -> _Knowledge | None:
-        rows = self.refits_at(len(told))
-        key = (told.version, rows)
-        if self._fitted is None or self._fitted[0] != key:
-            self._fitted = key, self._learn(told.until(rows))
-        return self._fitted[1]
+        return self._epochs.at(told.until(self.refits_at(len(told))))
 
     def _learn(self, told: Told) -> _Knowledge | None:
         best = elite(told, *self._elite)
