@@ -17,6 +17,7 @@ from staffa.search.fronts import top
 from staffa.search.strategies import Points, Told, check_count, check_share
 from staffa.search.strategies.epochs import Epochs
 from staffa.search.strategies.sobol import Sequence
+from staffa.search.strategies.threads import one_thread
 
 Array = npt.NDArray[np.float64]
 
@@ -93,7 +94,7 @@ class Gaussians:
         chosen = np.searchsorted(edges, uniform[:, 0], side="right")
         normal = ndtri(np.clip(uniform[:, 1:], GUARD, 1 - GUARD))
         drawn = self.means[chosen] + np.einsum("nij,nj->ni", self.roots[chosen], normal)
-        return np.clip(drawn, 0.0, 1.0)
+        return np.asarray(np.clip(drawn, 0.0, 1.0))
 
 
 def _centres(points: Array, count: int, generator: np.random.Generator) -> Array:
@@ -103,13 +104,13 @@ def _centres(points: Array, count: int, generator: np.random.Generator) -> Array
         apart = ((points[:, None, :] - points[chosen]) ** 2).sum(axis=2).min(axis=1)
         total = apart.sum()
         chosen.append(int(generator.choice(len(points), p=apart / total if total > 0 else None)))
-    return points[chosen]
+    return np.asarray(points[chosen])
 
 
 def _nearest(points: Array, centres: Array) -> Array:
     """(n, k) all of each point to its nearest centre."""
     apart = ((points[:, None, :] - centres) ** 2).sum(axis=2)
-    return np.eye(len(centres))[apart.argmin(axis=1)]
+    return np.asarray(np.eye(len(centres))[apart.argmin(axis=1)])
 
 
 def elite(told: Told, fraction: float, least: int) -> npt.NDArray[np.intp]:
@@ -177,5 +178,6 @@ class Mixture:
         if self._fraction * ranked < self._fit_from:
             return None
         best = told.points[elite(told, self._fraction, self._fit_from)]
-        fitted = Gaussians.fit(best, self._components, self._regularisation, self._seed)
+        with one_thread():
+            fitted = Gaussians.fit(best, self._components, self._regularisation, self._seed)
         return fitted, Sequence(self._domain.dimension + 1, self._seed, 1, len(told))

@@ -1,4 +1,4 @@
-"""`optuna`: samplers of others, asked through a bridge: TPE and NSGA-II of Optuna, CMA-ES of `cmaes`, its engine for it.
+"""`optuna`: samplers of others, asked through a bridge: Optuna's TPE and NSGA-II, and CMA-ES of `cmaes`, its engine.
 
     strategy: {use: optuna, sampler: tpe}
 
@@ -8,7 +8,8 @@ is told them again, in its order, and each trial has a seed of its own, so that 
 
 from __future__ import annotations
 
-import warnings
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -52,15 +53,15 @@ class Optuna:
         check_count("startup", startup, 0)
         check_count("population", 5 if population is None else population, 4)
         self._needed("cmaes" if sampler == "cmaes" else "optuna")
+        self._strategy: Strategy
         if sampler == "cmaes":
-            self._strategy: Strategy = _Evolution(domain, seed, population)
+            self._strategy = _Evolution(domain, seed, population)
         elif sampler == "tpe":
-            self._strategy = _Study(domain, seed, lambda one: _samplers().TPESampler(n_startup_trials=startup, seed=one))
+            tpe = partial(_sampler, "TPESampler", n_startup_trials=startup)
+            self._strategy = _Study(domain, seed, tpe)
         else:
-            size = population or 50
-            self._strategy = _Study(
-                domain, seed, lambda one: _samplers().NSGAIISampler(population_size=size, seed=one), generations=True
-            )
+            genes = partial(_sampler, "NSGAIISampler", population_size=population or 50)
+            self._strategy = _Study(domain, seed, genes, generations=True)
 
     def suggest(self, first: int, count: int, told: Told) -> Points:
         return self._strategy.suggest(first, count, told)
@@ -74,11 +75,10 @@ class Optuna:
             raise ConfigError(f"search.strategy: {package!r} is not installed", hint)
 
 
-def _samplers() -> Any:
+def _sampler(name: str, **options: Any) -> Any:
     import optuna
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return optuna.samplers
+    return getattr(optuna.samplers, name)(**options)
 
 
 class _Study:
@@ -88,7 +88,7 @@ class _Study:
     each that is told as well.
     """
 
-    def __init__(self, domain: Domain, seed: int, sampler: Any, generations: bool = False) -> None:
+    def __init__(self, domain: Domain, seed: int, sampler: Callable[..., Any], generations: bool = False) -> None:
         self._domain, self._seed, self._sampler, self._generations = domain, seed, sampler, generations
         self._axes = tuple(domain.axes.values())
         self._study: Any = None
@@ -105,9 +105,10 @@ class _Study:
     def _new(self, told: Told) -> None:
         import optuna
 
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            self._study = optuna.create_study(directions=["minimize"] * max(told.scores.shape[1], 1))
+        verbosity = optuna.logging.get_verbosity()
+        optuna.logging.set_verbosity(max(verbosity, optuna.logging.WARNING))
+        self._study = optuna.create_study(directions=["minimize"] * max(told.scores.shape[1], 1))
+        optuna.logging.set_verbosity(verbosity)
         self._heard, self._version = 0, told.version
 
     def _hear(self, row: int, told: Told) -> None:
@@ -117,21 +118,19 @@ class _Study:
         values, given = told.scores[row].tolist(), self._given(told.points[row])
         useful = bool((told.scores[row] < np.inf).all())
         if self._generations:
-            self._study.sampler = self._sampler(self._one(2, row))
+            self._study.sampler = self._sampler(seed=self._one(2, row))
             self._study.enqueue_trial(given)
             self._study.tell(self._study.ask(space), values)
         elif useful:
             self._study.add_trial(optuna.trial.create_trial(params=given, distributions=space, values=values))
         else:
             # worse than any that ended, and yet not forgotten
-            self._study.add_trial(
-                optuna.trial.create_trial(params=given, distributions=space, state=states.PRUNED)
-            )
+            self._study.add_trial(optuna.trial.create_trial(params=given, distributions=space, state=states.PRUNED))
 
     def _ask(self, trial: int) -> Array:
         import optuna
 
-        self._study.sampler = self._sampler(self._one(1, trial))
+        self._study.sampler = self._sampler(seed=self._one(1, trial))
         asked = self._study.ask(self._space())
         found = [self._side(axis, asked.params[name]) for name, axis in self._domain.axes.items()]
         self._study.tell(asked, state=optuna.trial.TrialState.FAIL)
