@@ -99,12 +99,14 @@ PROBLEMS = {
 }
 
 
-def searched(problem: Problem, strategy: str, seed: int, lag: int = 0, **options: Any) -> float:
+def searched(
+    problem: Problem, strategy: str, seed: int, lag: int = 0, trials: int | None = None, **options: Any
+) -> float:
     """How well one search of our own does."""
-    domain = Domain.read(problem.space)
-    asks = OWN[strategy](domain=domain, budget=problem.trials, seed=seed, **options)
-    points, scores = np.empty((problem.trials, domain.dimension)), np.empty((problem.trials, problem.groups))
-    for trial in range(problem.trials):
+    domain, budget = Domain.read(problem.space), trials or problem.trials
+    asks = OWN[strategy](domain=domain, budget=budget, seed=seed, **options)
+    points, scores = np.empty((budget, domain.dimension)), np.empty((budget, problem.groups))
+    for trial in range(budget):
         known = max(trial - lag, 0)
         params = domain.decode(asks.suggest(trial, 1, Told(points[:known], scores[:known])))
         points[trial], scores[trial] = domain.encode(params)[0], problem.scores(params[0])

@@ -155,7 +155,12 @@ def test_columns_tell_what_is_outside() -> None:
     ],
 )
 def test_why_parameters_are_infeasible(change: dict[str, Any], reason: str) -> None:
-    words = {"rate": [0.1, 1.0], "leaps": [1, 3, "int"], "mass": {"choice": ["unit", "dense"]}, "size": {"grid": [16, 64]}}
+    words = {
+        "rate": [0.1, 1.0],
+        "leaps": [1, 3, "int"],
+        "mass": {"choice": ["unit", "dense"]},
+        "size": {"grid": [16, 64]},
+    }
     domain, good = Domain.read(words), {"rate": 0.5, "leaps": 2, "mass": "unit", "size": 64}
     params = {name: value for name, value in {**good, **change}.items() if value is not None}
     assert domain.why_not(params).startswith(reason) and bool(domain.why_not(params)) == bool(reason)
