@@ -27,6 +27,7 @@ from staffa.search.strategies.random import Random
 from staffa.search.strategies.sobol import Sobol
 from staffa.search.strategies.surface import Surface
 from staffa.search.strategies.threads import one_thread
+from staffa.testing import NotConforming, check_family
 
 SPACE = {
     "rate": [0.001, 1.0, "log"],
@@ -322,6 +323,29 @@ def test_strategies_are_built_by_name() -> None:
         with pytest.raises(PluginError, match=r"search.strategy.use: there is no plug-in 'cornr'") as unknown:
             build("cornr", DOMAIN, 10, 1)
         assert "'corner'" in unknown.value.hint
+
+
+class Forgetful:
+    """Not a function: it counts how often it was asked."""
+
+    def __init__(self, *, domain: Domain, budget: int | None, seed: int, above: float = 0.0) -> None:
+        self.dimension, self.asked, self.above = domain.dimension, 100 * seed, above
+
+    def suggest(self, first: int, count: int, told: Told) -> np.ndarray:
+        self.asked += 1
+        return np.random.default_rng(self.asked).random((count, self.dimension)) + self.above
+
+
+def test_what_every_strategy_is_asked() -> None:
+    for make in (Random, Sobol, Mixture, Explore, Optuna):
+        assert all(finding.holds for finding in check_family("strategies", make))
+    check_family("strategies", Optuna, sampler="cmaes", domain={"x": [0.0, 1.0], "y": [0.0, 1.0]})
+    with pytest.raises(NotConforming) as caught:
+        check_family("strategies", Forgetful, above=0.5)
+    failed = {finding.what for finding in caught.value.findings if not finding.holds}
+    assert failed == {"stays in the unit cube", "is a function"}
+    with pytest.raises(NotConforming, match="suggests points"):
+        check_family("strategies", Forgetful, below=1)
 
 
 def test_what_the_bridge_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
