@@ -68,6 +68,7 @@ def test_a_strategy_is_a_function(name: str, groups: int) -> None:
     one, other = (make(domain=domain, budget=90, seed=3, **options) for _ in range(2))
     together = one.suggest(70, 3, every)
     assert together.shape == (3, domain.dimension) and ((together >= 0) & (together <= 1)).all()
+    other.suggest(0, 1, Told.nothing(domain.dimension))
     for told_until in (0, 1, 30):  # what was asked before, and of what, changes nothing
         other.suggest(told_until, 2, every.until(told_until))
     alone = [other.suggest(trial, 1, every) for trial in (72, 70, 71)]
@@ -242,6 +243,8 @@ def test_refits() -> None:
     due = [asks.refits_at(told) for told in range(3000)]
     assert due[:256] == list(range(256)) and due[-1] == 2980
     assert all(asks.refits_at(row) == row <= told for told, row in enumerate(due)) and due == sorted(due)
+    late = [asks.refits_at(told) for told in range(99_900, 100_500)]
+    assert sorted(set(late)) == [99_898, 100_000, 100_200, 100_400] and all(asks.refits_at(row) == row for row in late)
     mixture = Mixture(domain=DOMAIN, budget=None, seed=0)
     assert [mixture.refits_at(told) for told in (0, 19, 20, 39)] == [0, 0, 20, 20]
     every = some(DOMAIN, 139)

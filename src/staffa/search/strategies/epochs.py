@@ -9,6 +9,14 @@ from staffa.search.strategies import Told
 
 Learnt = TypeVar("Learnt")
 
+SHARE = 500
+"""In a long search a fit waits for one result in so many: each looks at all, and would cost more and more."""
+
+
+def due(told: int, every: int) -> int:
+    """Up to which result a fit looks when there are so many, if it is made anew every few results."""
+    return told - told % max(every, told // SHARE)
+
 
 class Epochs(Generic[Learnt]):
     """Learns once for each length of what was told; the last two remain.

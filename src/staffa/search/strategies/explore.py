@@ -33,7 +33,7 @@ import numpy.typing as npt
 from staffa.search.domain import Categorical, Continuous, Domain
 from staffa.search.fronts import ranks, top
 from staffa.search.strategies import Points, Told, check_count, check_share
-from staffa.search.strategies.epochs import Epochs
+from staffa.search.strategies.epochs import Epochs, due
 from staffa.search.strategies.mixture import Gaussians, elite
 from staffa.search.strategies.sobol import Sequence
 from staffa.search.strategies.surface import Surface
@@ -111,11 +111,13 @@ class Explore:
 
     def refits_at(self, told: int) -> int:
         every = 1 if told < STEADY else min(self._refit_every, told // (STEADY // 4))
-        return told - told % every
+        return due(told, every)
 
     def prepare(self, told: Told) -> None:
         with one_thread():
-            self._knowledge(told)
+            known = self._knowledge(told)
+            if known is not None and known.surfaces:
+                known.neighbourhood(int(known.values.sum(axis=1).argmin()))
 
     def suggest(self, first: int, count: int, told: Told) -> Points:
         if first + count <= self._exploration:
@@ -159,7 +161,7 @@ class _Knowledge:
     - `points`, `values`: (n, d) and (n, groups) of the window; values run from 0, the best, to 1, the worst.
     - `ideal`, `width`: (groups,) of the first front, in these values.
     - `surfaces`: one a group through the whole window; none where there are too few results for the dimension.
-    - `nearby`: surfaces of neighbourhoods, by the row in their midst, once they were needed.
+    - `nearby`: surfaces of neighbourhoods, by the row in their midst, from when they were needed first.
     """
 
     domain: Domain
@@ -197,7 +199,7 @@ class _Knowledge:
         order = np.argsort(aim(self.values), kind="stable")
         if generator.random() < near:
             row = int(order[0])
-            return self._best(self._around(self.points[row], generator), self._nearby(row), aim)
+            return self._best(self._around(self.points[row], generator), self.neighbourhood(row), aim)
         centre = self.points[order[min(int(generator.geometric(0.7)), len(order)) - 1]]
         best = self._best(self._far(centre, generator, trial), self.surfaces, aim)
         for longest in (0.1, 0.025):
@@ -216,7 +218,7 @@ class _Knowledge:
         fresh = (at for at in order if not (self.points == snapped[at]).all(axis=1).any())
         return np.asarray(snapped[[next(fresh, order[0])]])
 
-    def _nearby(self, centre: int) -> tuple[Surface, ...]:
+    def neighbourhood(self, centre: int) -> tuple[Surface, ...]:
         """Surfaces through the results that are nearest to one of them."""
         if centre not in self.nearby:
             seen = self.features(self.points)

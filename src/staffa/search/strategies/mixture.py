@@ -15,7 +15,7 @@ import numpy.typing as npt
 from staffa.search.domain import Domain
 from staffa.search.fronts import top
 from staffa.search.strategies import Points, Told, check_count, check_share
-from staffa.search.strategies.epochs import Epochs
+from staffa.search.strategies.epochs import Epochs, due
 from staffa.search.strategies.sobol import Sequence
 from staffa.search.strategies.threads import one_thread
 
@@ -157,7 +157,7 @@ class Mixture:
         self._epochs = Epochs(self._learn)
 
     def refits_at(self, told: int) -> int:
-        return told - told % self._every
+        return due(told, self._every)
 
     def prepare(self, told: Told) -> None:
         self._at(told)

@@ -92,24 +92,25 @@ class _Study:
         self._domain, self._seed, self._sampler, self._generations = domain, seed, sampler, generations
         self._axes = tuple(domain.axes.values())
         self._study: Any = None
-        self._heard, self._version = 0, 0
+        self._heard, self._known = 0, (0, 0)
 
     def suggest(self, first: int, count: int, told: Told) -> Points:
-        if self._study is None or self._version != told.version or self._heard > len(told):
-            self._new(told)
+        known = (told.version, told.scores.shape[1])
+        if self._study is None or self._known != known or self._heard > len(told):
+            self._new(told.scores.shape[1])
+            self._heard, self._known = 0, known
         for row in range(self._heard, len(told)):
             self._hear(row, told)
         self._heard = len(told)
         return np.array([self._ask(trial) for trial in range(first, first + count)])
 
-    def _new(self, told: Told) -> None:
+    def _new(self, groups: int) -> None:
         import optuna
 
         verbosity = optuna.logging.get_verbosity()
         optuna.logging.set_verbosity(max(verbosity, optuna.logging.WARNING))
-        self._study = optuna.create_study(directions=["minimize"] * max(told.scores.shape[1], 1))
+        self._study = optuna.create_study(directions=["minimize"] * groups)
         optuna.logging.set_verbosity(verbosity)
-        self._heard, self._version = 0, told.version
 
     def _hear(self, row: int, told: Told) -> None:
         import optuna
