@@ -90,7 +90,6 @@ class _Study:
 
     def __init__(self, domain: Domain, seed: int, sampler: Callable[..., Any], generations: bool = False) -> None:
         self._domain, self._seed, self._sampler, self._generations = domain, seed, sampler, generations
-        self._axes = tuple(domain.axes.values())
         self._study: Any = None
         self._heard, self._known = 0, (0, 0)
 
