@@ -102,7 +102,7 @@ def test_objectives_are_changed() -> None:
     for patch, message in (
         ({}, "objectives is empty"),
         ({"bais": {"limit": 1.0}}, "objectives.bais: there is no objective 'bais'"),
-        ({"bias": {"of": "x"}}, "objectives.bias.of: an objective has no 'of'"),
+        ({"bias": {"of": "x"}}, "objectives.bias.of: what was measured cannot be changed"),
         ({"bias": {"limit": None}}, "objectives.bias: has a target (0.0) and no limit"),
         ({"bias": {"limit": -1.0}}, "target 0.0 is not below limit -1.0"),
         ({"bias": {"priority": None}}, "objectives.bias.priority: None must be a number"),

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from types import MappingProxyType
 from typing import Annotated, Any
 
 from fastapi import APIRouter, FastAPI, Header, Query, Request, Response, Security
@@ -44,18 +45,20 @@ Key = Annotated[
     ),
 ]
 Limit = Annotated[int, Query(ge=1, le=10_000)]
-_refused: dict[int | str, dict[str, Any]] = {
-    code: {"model": models.Error, "description": said}
-    for code, said in {
-        401: "No token, or a wrong one.",
-        403: "The read token where something is changed.",
-        404: "No such trial.",
-        409: "It contradicts what stands.",
-        413: "The body is too large.",
-        422: "Something is wrong with the field that is named.",
-        507: "The disk is full; nothing was recorded.",
-    }.items()
-}
+REFUSALS: Mapping[int | str, dict[str, Any]] = MappingProxyType(
+    {
+        code: {"model": models.Error, "description": said}
+        for code, said in {
+            401: "No token, or a wrong one.",
+            403: "The read token where something is changed.",
+            404: "No such trial.",
+            409: "It contradicts what stands.",
+            413: "The body is too large.",
+            422: "Something is wrong with the field that is named.",
+            507: "The disk is full; nothing was recorded.",
+        }.items()
+    }
+)
 LOOKS = (401, 422)
 CHANGES = (401, 403, 404, 409, 413, 422, 507)
 """How the routes may refuse."""
@@ -106,7 +109,7 @@ def _answer(said: object, status: int = 200) -> Response:
 def _router(refusals: Iterable[int]) -> APIRouter:
     # The gate has looked at the token by then; this says in the document that there is one.
     token = Security(HTTPBearer(auto_error=False, description="A token of the run's secrets/."))
-    return APIRouter(prefix="/v1", responses={code: _refused[code] for code in refusals}, dependencies=[token])
+    return APIRouter(prefix="/v1", responses={code: REFUSALS[code] for code in refusals}, dependencies=[token])
 
 
 def _changing(serving: Serving) -> APIRouter:
