@@ -101,11 +101,12 @@ def alike(name: str, one: Any, two: Any) -> bool:
 
 
 def test_a_trial_gives_back_what_was_returned(results: Results) -> None:
+    drawn = draws_of(results)
     for seed in range(1, 9):
         trial = results.trial(seed - 1)
         for name in SAME:
             found = trial.recorded[name]
-            if draws_of(results) is None:
+            if drawn is None:
                 assert alike(name, values(seed)[name], found), (name, found)
             elif name in NUMBERS:
                 assert found.tolist() == [values(10 * seed + draw)[name] for draw in range(2)]
