@@ -75,7 +75,7 @@ def test_submit_interrupt_and_resume(folder: Path) -> None:
     root, seen = folder.parent / "runs" / "v1.0_sir", []
 
     async def press(client: NotebookClient) -> None:
-        until = time.monotonic() + 120
+        until = time.monotonic() + 240
         while time.monotonic() < until:
             with_summary = root / "ledger" / "summary.json"
             figures = json.loads(with_summary.read_text())["figures"] if with_summary.exists() else {}

@@ -148,7 +148,7 @@ class Driver:
                 [sys.executable, "-m", "staffa", *map(str, words)], stdout=out, stderr=out, start_new_session=True
             )
 
-    def ends(self, *codes: int, within: float = 240.0) -> str:
+    def ends(self, *codes: int, within: float = 600.0) -> str:
         """Wait for its end; what it said."""
         try:
             code = self.process.wait(within)

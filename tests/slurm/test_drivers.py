@@ -35,7 +35,7 @@ def at_work(campaign: Campaign, workers: int = 4) -> None:
     campaign.until(lambda: len(campaign.present()) == workers and campaign.settled() >= 8, "workers at work")
 
 
-def over(campaign: Campaign, machine: Machine, within: float = 240.0) -> dict[str, Any]:
+def over(campaign: Campaign, machine: Machine, within: float = 600.0) -> dict[str, Any]:
     """How the campaign ended; by then nothing of it may be in the queue."""
     machine.wait_idle(within)
     assert campaign.holder() is None
@@ -53,7 +53,7 @@ def test_three_drivers_hand_over_to_one_another(machine: Machine, campaigns: Cam
     assert status["live"] and status["run"]["job"] in {job.id for job in drivers(machine)}
     (heir,) = [job for job in drivers(machine) if job.state == "PENDING"]
     machine.run(["scancel", heir.id])  # an heir that gets lost is replaced before it is needed
-    ended = over(campaign, machine, 480)
+    ended = over(campaign, machine, 900)
     assert (ended["reason"], ended["exit_code"]) == ("finished", 0)
     starts, ends = campaign.events("run_started"), campaign.events("run_ended")
     assert len(starts) >= 3 and [event["reason"] for event in ends] == ["handover"] * (len(starts) - 1) + ["finished"]
