@@ -228,7 +228,8 @@ class Campaign:
         return sum(sum(e["outcomes"].values()) for e in self.events("batch_settled") if not e["duplicate"])
 
     def until(self, holds: Callable[[], Found], what: str, within: float = 240.0) -> Found:
-        deadline = time.monotonic() + within
+        """What `holds` finds; it is asked ever less often, as it reads the whole journal."""
+        deadline, pause = time.monotonic() + within, 0.1
         while True:
             found = holds()
             if found:
@@ -238,7 +239,8 @@ class Campaign:
                 said = self.drivers[-1].said if self.drivers else ""
                 last = "\n".join(json.dumps(e) for e in self.events()[-25:])
                 raise AssertionError(f"waited in vain for: {what}\n{said}\n{last}\n{self.logs()}")
-            time.sleep(0.1)
+            time.sleep(pause)
+            pause = min(1.1 * pause, 0.5)
 
     def logs(self) -> str:
         """The last lines of all workers' logs."""

@@ -46,7 +46,7 @@ def test_three_drivers_hand_over_to_one_another(machine: Machine, campaigns: Cam
     campaign = campaigns(trials=460, segments=4, pause=1.0, machine=DRIVER)
     said = campaign.detach()
     assert said["live"] or said["driver_job"]
-    watching = campaign.aside("watch", campaign.root, "--json", "--interval", "1")
+    watching = campaign.aside("watch", campaign.root, "--json", "--interval", "5")
     attached = campaign.aside("attach", campaign.root)
     at_work(campaign)
     status = campaign.status()
@@ -98,7 +98,7 @@ def test_a_cancelled_driver_leaves_the_workers_to_its_heir(machine: Machine, cam
 
 
 def test_stopping_ends_driver_heir_and_workers(machine: Machine, campaigns: Campaigns) -> None:
-    campaign = campaigns(trials=160, pause=0.25)
+    campaign = campaigns(trials=320, pause=0.25)
     campaign.detach()
     at_work(campaign)
     refused = campaign.call("run", campaign.file, "--cluster", campaign.folder / "cluster.yaml", "--detach", codes=(2,))
@@ -106,10 +106,10 @@ def test_stopping_ends_driver_heir_and_workers(machine: Machine, campaigns: Camp
     assert campaign.call("stop", campaign.root)["done"]
     ended = over(campaign, machine)
     assert (ended["reason"], ended["exit_code"]) == ("stopped", 130)
-    assert 0 < campaign.settled() < 160
+    assert 0 < campaign.settled() < 320
     assert campaign.status()["driver_job"] is None
     campaign.resume().ends(0)
-    campaign.whole(160)
+    campaign.whole(320)
     campaign.unspent()
 
 
