@@ -31,6 +31,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The notebooks' folder; what they run goes to `runs` beside it."""
     monkeypatch.setenv("STAFFA_STORAGE__ROOT", str(tmp_path / "runs"))
     monkeypatch.setenv("STAFFA_CLUSTER__DASHBOARD_PORT", "0")
+    monkeypatch.setenv("STAFFA_EXECUTION__WORKERS", "1")  # each takes 3 s to start
     monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")
     return laid_out(tmp_path)
 
