@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from slurm.machine import Job, Machine
-from slurm.runs import Campaign, Campaigns
+from slurm.runs import POOLS, Campaign, Campaigns
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
@@ -43,12 +43,13 @@ def over(campaign: Campaign, machine: Machine, within: float = 600.0) -> dict[st
 
 
 def test_three_drivers_hand_over_to_one_another(machine: Machine, campaigns: Campaigns) -> None:
-    campaign = campaigns(trials=460, segments=4, pause=1.0, machine=DRIVER)
+    pools = {"gpu": {**POOLS["gpu"], "workers": 2}}
+    campaign = campaigns(trials=230, segments=4, pause=1.0, machine=DRIVER, pools=pools)
     said = campaign.detach()
     assert said["live"] or said["driver_job"]
     watching = campaign.aside("watch", campaign.root, "--json", "--interval", "5")
     attached = campaign.aside("attach", campaign.root)
-    at_work(campaign)
+    at_work(campaign, 2)
     status = campaign.status()
     assert status["live"] and status["run"]["job"] in {job.id for job in drivers(machine)}
     (heir,) = [job for job in drivers(machine) if job.state == "PENDING"]
@@ -58,12 +59,12 @@ def test_three_drivers_hand_over_to_one_another(machine: Machine, campaigns: Cam
     starts, ends = campaign.events("run_started"), campaign.events("run_ended")
     assert len(starts) >= 3 and [event["reason"] for event in ends] == ["handover"] * (len(starts) - 1) + ["finished"]
     assert len({event["job"] for event in starts} - {heir.id}) == len(starts)
-    campaign.whole(460)
+    campaign.whole(230)
     campaign.unspent()
     assert len(campaign.events("jobs_submitted")) == 1, "the workers' jobs outlive their drivers"
     watching.ends(0)
     attached.ends(0)
-    assert '"settled": 460' in watching.said.splitlines()[-1]
+    assert '"settled": 230' in watching.said.splitlines()[-1]
 
 
 def test_a_killed_driver_is_followed_by_its_heir(machine: Machine, campaigns: Campaigns) -> None:
