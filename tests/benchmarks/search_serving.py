@@ -103,7 +103,7 @@ def latencies(folder: Path, strategy: str, history: int, calls: int) -> dict:
 
 
 def idling(folder: Path, strategy: str, threads: int, each: int, *, apart: bool) -> dict:
-    """The share of their time that threads spend outside of trials, from their first one's start to their last's end."""
+    """The share of their time that threads spend outside of trials, from their first one's start to the last's end."""
     from staffa.search.working import work
 
     server = Server(folder, strategy, threads * each)
