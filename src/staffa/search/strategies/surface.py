@@ -83,4 +83,5 @@ def _tail(points: Array) -> Array:
 
 def _cubes(points: Array, others: Array) -> Array:
     squares = (points**2).sum(axis=1)[:, None] + (others**2).sum(axis=1) - 2 * points @ others.T
-    return np.maximum(squares, 0.0) ** 1.5
+    squares = np.maximum(squares, 0.0)
+    return np.asarray(squares * np.sqrt(squares))
