@@ -45,7 +45,7 @@ def opened(folder: Path, strategy: str, trials: int):
 def with_history(folder: Path, count: int) -> Path:
     """The folder of a search that has so many trials, all told."""
     study = opened(folder, "sobol", count)
-    while asked := study.ask(1000, worker="w"):
+    while asked := study.ask(4, worker="w"):
         for one in asked:
             study.tell(one.trial, {"loss": loss(one.params)}, attempt=1)
     study.close()
@@ -103,7 +103,7 @@ def latencies(folder: Path, strategy: str, history: int, calls: int) -> dict:
 
 
 def idling(folder: Path, strategy: str, threads: int, each: int, *, apart: bool) -> dict:
-    """The share of their time that threads spend outside of trials, from the first start to their last end."""
+    """The share of their time that threads spend outside of trials, from their first one's start to the last's end."""
     from staffa.search.working import work
 
     server = Server(folder, strategy, threads * each)
@@ -121,16 +121,23 @@ def idling(folder: Path, strategy: str, threads: int, each: int, *, apart: bool)
         threading.Thread(target=work, args=(said["url"], token, trial), kwargs={"threads": 1 if apart else threads})
         for _ in range(threads if apart else 1)
     ]
+    started = time.perf_counter()
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join()
+    whole = threads * (time.perf_counter() - started)
     status = server.client().status()
     server.end()
     assert status["trials"]["recorded"] == threads * each, status
     wall = sum(found[-1][1] - found[0][0] for found in spans.values())
     busy = sum(end - begin for found in spans.values() for begin, end in found)
-    return {"threads": threads, "trials": threads * each, "idle_percent": 100 * (1 - busy / wall)}
+    return {
+        "threads": threads,
+        "trials": threads * each,
+        "idle_percent": 100 * (1 - busy / wall),
+        "idle_percent_with_start_and_end": 100 * (1 - busy / whole),
+    }
 
 
 def resuming(folder: Path, strategy: str, history: int, times: int) -> dict:

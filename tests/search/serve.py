@@ -77,8 +77,9 @@ def main() -> None:
 
     folder, said = Path(sys.argv[1]), json.loads(sys.argv[2])
     served = {name: said.pop(name) for name in ("host", "port", "tls") if name in said}
-    strategy = Random(domain=Domain.read(SPACE), budget=said.get("trials"), seed=1)
-    serve(folder, open_study(folder, SPACE, OBJECTIVES, strategy=strategy, **said), **served)
+    space, objectives = said.pop("space", SPACE), said.pop("objectives", OBJECTIVES)
+    strategy = Random(domain=Domain.read(space), budget=said.get("trials"), seed=1)
+    serve(folder, open_study(folder, space, objectives, strategy=strategy, **said), **served)
 
 
 if __name__ == "__main__":

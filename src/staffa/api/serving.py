@@ -8,6 +8,7 @@ import signal
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -78,11 +79,9 @@ def _found(campaign: Campaign | str | Path, options: dict[str, Any]) -> tuple[Wo
 
 
 def _check_installed() -> None:
-    try:
-        import fastapi  # noqa: F401
-        import uvicorn  # noqa: F401
-    except ImportError as error:
-        raise PluginError(f"a server needs {error.name}", "pip install 'staffa[serve]'") from None
+    lacking = [name for name in ("fastapi", "uvicorn") if find_spec(name) is None]
+    if lacking:
+        raise PluginError(f"a server needs {' and '.join(lacking)}", "pip install 'staffa[serve]'")
 
 
 def _check_told(declared: Declaration) -> None:

@@ -307,9 +307,9 @@ class Study:
         """Somebody is alive: what they hold is theirs for another lease.
 
         Arguments:
-        - `worker`: all that is held under this name.
-        - `trials`: which they believe to have; those they have not (any more) are `lost`. Without a worker's name
-          these alone are extended.
+        - `worker`: all that is held under this name, unless they say what they have.
+        - `trials`: which they believe to have: these alone are extended, so that one whose answer got lost on the way
+          comes back. Those they have not (any more) are `lost`.
 
         Raises `UnknownTrialError`.
         """
@@ -318,11 +318,13 @@ class Study:
             now = self._clock()
             self._saw(worker, now)
             self.expire(now)
-            held = {number for number, entry in named.items() if entry.state == PENDING and entry.worker == worker}
-            if not worker:
-                held = {number for number, entry in named.items() if entry.state == PENDING}
-            else:
-                held |= self._register.workers.get(worker, set())
+            held = {
+                number
+                for number, entry in named.items()
+                if entry.state == PENDING and (not worker or entry.worker == worker)
+            }
+            if worker and not named:
+                held = set(self._register.workers.get(worker, set()))
             for number in held:
                 self._register.extend(number, now + self.lease)
             return Beat(tuple(sorted(held)), tuple(sorted(set(named) - held)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -42,7 +43,10 @@ class Suggesting:
         return min(max(pending, LEAST), MOST_AHEAD, left)
 
     def prepare(self, told: Told) -> bool:
-        """Let the strategy refit if enough was told since; says whether it did. One thread at a time."""
+        """Let the strategy refit if enough was told since; says whether it did. One thread at a time.
+
+        Until the first time is over, suggestions wait for it: they would have to refit themselves.
+        """
         ahead: Callable[[Told], object] | None = getattr(self._strategy, "prepare", None)
         refits_at: Callable[[int], int] | None = getattr(self._strategy, "refits_at", None)
         if ahead is None or refits_at is None:
@@ -50,6 +54,7 @@ class Suggesting:
         due, before = told.until(refits_at(len(told))), self._prepared
         if before is not None and (before.version, len(before)) == (due.version, len(due)):
             return False
-        ahead(due)
-        self._prepared = due
+        with self.thinking if before is None else contextlib.nullcontext():
+            ahead(due)
+            self._prepared = due
         return True

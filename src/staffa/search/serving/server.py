@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import gc
 import ipaddress
 import json
 import os
@@ -158,9 +159,8 @@ class Refitting:
         self._due.set()
 
     def __enter__(self) -> Refitting:
-        self._study.prepare()
-        self._thread.start()
         self.nudge()
+        self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -195,12 +195,15 @@ def _answering_first() -> Iterator[None]:
 
     before = sys.getswitchinterval()
     sys.setswitchinterval(SWITCH_SECONDS)
+    # Looking through all trials for garbage would be a pause in the midst of an answer.
+    gc.freeze()
     # A strategy's matrices are small: more threads would only wait for one another, busily.
     with threadpool_limits(limits=1):
         try:
             yield
         finally:
             sys.setswitchinterval(before)
+            gc.unfreeze()
 
 
 async def _until_told(server: Server, bound: socket.socket, study: Study) -> None:
