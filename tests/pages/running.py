@@ -9,12 +9,15 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
+import json
 import os
 import re
 import runpy
 import shlex
+import signal
 import subprocess
 import sys
+import time
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -35,6 +38,10 @@ KIND = "STAFFA_CLUSTER__KIND"
 PYPET = Path(os.environ.get("STAFFA_PYPET", ROOT / ".venv-pypet" / "bin" / "python"))
 """pypet lives in an environment of its own (`make pypet-env`); where there is none its script is left out."""
 PYPET_REQUIRED = os.environ.get("STAFFA_REQUIRE_PYPET") == "1"
+
+SERVED = "http://127.0.0.1:8787"
+"""Where pages say that a search is served."""
+STARTS_SECONDS = 60
 
 SOUND = (0, 1)
 """Exit codes of commands that did what they were asked for; another is to be named by the line: `# exit code 130`."""
@@ -63,6 +70,8 @@ class Page:
     names: dict[str, Any] = field(default_factory=lambda: {"__name__": "__main__"})
 
     aside: dict[str, Any] = field(default_factory=dict)
+    servers: list[subprocess.Popen[str]] = field(default_factory=list)
+    served: str = SERVED
 
     def make_room(self, path: Path) -> None:
         """Forget a module of this name; one from elsewhere stands aside while the page is gone through."""
@@ -121,6 +130,11 @@ class Page:
         assert not COMMAND.match(block.text), f"{block.place}: this can be run; say ```bash, or ```python"
 
     def _bash(self, block: Block) -> None:
+        if "curl " in block.text:
+            script = block.text.replace(SERVED, self.served)
+            done = subprocess.run(["sh", "-euc", script], capture_output=True, text=True, timeout=60)
+            assert done.returncode == 0 and '"error"' not in done.stdout, f"{block.place}: {done.stdout}{done.stderr}"
+            return
         for line in block.text.replace("\\\n", " ").splitlines():
             self.command(line, block.place)
 
@@ -154,6 +168,8 @@ class Page:
 
     def _run(self, words: list[str]) -> int:
         program, *rest = words
+        if program == "staffa" and rest[0] == "serve":
+            return self._serve(rest)
         if program == "staffa":
             return main(rest)
         if program == "python" and rest[0].endswith(".py"):
@@ -166,6 +182,29 @@ class Page:
         if program in ("cd", "mkdir", "rm", "cat", "ls"):
             return _outside(words) if program != "cd" else (os.chdir(rest[0]) or 0)
         raise AssertionError(f"no runner for {program!r}: write one in tests/pages/running.py")
+
+    def _serve(self, rest: list[str]) -> int:
+        """A server goes on beside the rest of the page, as in a shell of its own; or what it ended with."""
+        root = Path(rest[1]) if Path(rest[1]).is_dir() else staffa.load(rest[1]).root
+        environment = {name: value for name, value in os.environ.items() if name != KIND}
+        command = [sys.executable, "-m", "staffa", *rest]
+        with (self.folder.parent / "serve.out").open("w") as out:
+            server = subprocess.Popen(command, env=environment, stdout=out, stderr=subprocess.STDOUT, text=True)
+        self.servers.append(server)
+        given_up = time.monotonic() + STARTS_SECONDS
+        while not (root / "serving.json").exists() and server.poll() is None and time.monotonic() < given_up:
+            time.sleep(0.1)
+        if server.poll() is None:
+            self.served = json.loads((root / "serving.json").read_text())["url"]
+            return 0
+        sys.stdout.write((self.folder.parent / "serve.out").read_text())
+        return server.returncode
+
+    def close(self) -> None:
+        """End the servers that are still there."""
+        for server in self.servers:
+            server.send_signal(signal.SIGTERM)
+            server.wait(STARTS_SECONDS)
 
     def _script(self, rest: list[str]) -> int:
         if "from pypet " in Path(rest[0]).read_text():

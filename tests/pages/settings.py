@@ -16,7 +16,7 @@ from pages.blocks import ROOT
 
 HERE = Path(__file__).parent / "setting"
 BARE = ("README.md", "docs/tutorial.md", "docs/own-model.md", "docs/trial-fails.md", "docs/from-pypet.md")
-BARE += ("docs/from-dask-jobqueue.md", "docs/from-submitit.md", "docs/samplers.md")
+BARE += ("docs/from-dask-jobqueue.md", "docs/from-submitit.md", "docs/samplers.md", "docs/search.md")
 """Pages that show everything they use."""
 
 RUNS = "runs/v1.0_walk"

@@ -66,6 +66,7 @@ def test_blocks_run(page: str, tmp_path: Path, setting: Callable[[], Path], monk
                 assert block.language in LANGUAGES, f"{block.place}: say what it is: one of {', '.join(LANGUAGES)}"
                 going.go(block)
     finally:
+        going.close()
         for name in set(sys.modules) - before:
             if str(getattr(sys.modules[name], "__file__", None)).startswith(str(folder)):
                 del sys.modules[name]

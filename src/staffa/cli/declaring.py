@@ -55,6 +55,7 @@ def plan(
     """
     from staffa import api
     from staffa.campaign.identity import run_hash
+    from staffa.experiment.external import EXTERNAL
     from staffa.views import sheets
 
     declared = api.load(
@@ -70,6 +71,8 @@ def plan(
         word for name, said in (("--set", set_), ("--budget", budget)) for one in said or () for word in (name, one)
     ]
     facts["next"] = shlex.join(["staffa", "run", str(campaign), *named])
+    if declared.declaration.campaign.experiment.use == EXTERNAL:
+        facts["next"] = shlex.join(["staffa", "serve", str(campaign)])
     say(facts, sheets.plan_sheet, as_json)
 
 
