@@ -14,6 +14,7 @@ from staffa.api.looking import Run, attach, events, explain, status, telemetry, 
 from staffa.api.machines import doctor, reap
 from staffa.api.reporting import plot, plot_file, report
 from staffa.api.scheduling import schedule
+from staffa.api.serving import serve
 from staffa.campaign.runtime import runtime
 from staffa.execution.trackers import Tracker
 
@@ -56,6 +57,7 @@ __all__ = [
     "scale",
     "schedule",
     "scripts",
+    "serve",
     "shrink",
     "status",
     "stop",
