@@ -15,6 +15,7 @@ from staffa.api.looking import Run, status
 from staffa.api.rounds import After, Rounds, more, rounds_of
 from staffa.campaign.config import Declaration, load_frozen
 from staffa.errors import ClusterError, ConfigError, WorkspaceError
+from staffa.experiment.external import EXTERNAL
 from staffa.experiment.plugins import exported
 from staffa.storage.lease import Lease
 from staffa.storage.workspace import Workspace
@@ -63,6 +64,7 @@ def run(
         client = cluster.get_client()
     _check_detachable(detach, client, after)
     campaign = campaign_of(campaign, options)
+    _check_done_here(campaign.declaration, "CAMPAIGN")
     asked = rounds_of(campaign.declaration, after, rounds)
     exported()  # refuses what workers could not import
     workspace = Workspace(campaign.root.absolute())
@@ -114,6 +116,7 @@ def resume(
     cluster = cluster if cluster is not None else current().cluster
     workspace = Workspace.open(root)
     declaration = load_frozen(workspace.frozen, directory=workspace.code, cluster=cluster, overrides=tuple(set))
+    _check_done_here(declaration, workspace.root)
     check_unchanged(declaration, workspace)
     check_reducing(declaration, workspace)
     with located(declaration):
@@ -213,6 +216,13 @@ def _assigned(word: str) -> tuple[str, int]:
     if not equals or not number.isdecimal():
         raise ConfigError(f"{word!r} is not POOL=WORKERS", "such as gpu=16, or gpu=0 to let go of all")
     return name, int(number)
+
+
+def _check_done_here(declaration: Declaration, said: str | Path) -> None:
+    """Refuse to do trials that others do: what nobody told would be recorded as NaN."""
+    if declaration.campaign.experiment.use == EXTERNAL:
+        hint = f"staffa serve {said}"
+        raise ConfigError(f"experiment.use: the trials of {EXTERNAL!r} are done by those who ask a server", hint)
 
 
 def _check_detachable(detach: bool, client: Any, after: After | None) -> None:

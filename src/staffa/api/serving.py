@@ -17,11 +17,10 @@ from staffa.api.driving import planned
 from staffa.api.holding import driven
 from staffa.campaign.config import Declaration, load_frozen
 from staffa.errors import ConfigError, PluginError
+from staffa.experiment.external import EXTERNAL
 from staffa.storage.ledger import history
 from staffa.storage.workspace import Workspace
 
-EXTERNAL = "external"
-"""The experiment whose trials others do."""
 SHELVE_SECONDS = 2.0
 FOLLOW_SECONDS = 1.0
 

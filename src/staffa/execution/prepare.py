@@ -32,6 +32,7 @@ from staffa.execution.bench import spec_of
 from staffa.execution.company import check_company
 from staffa.execution.ensemble import blocks_of
 from staffa.execution.ensemble import check as check_reducers
+from staffa.experiment.external import EXTERNAL
 from staffa.experiment.protocol import Experiment, Sampling, Schema
 from staffa.experiment.registry import build, offered
 from staffa.rows import array_layout
@@ -240,6 +241,8 @@ def current_plan(workspace: Workspace, *, accept_code_change: bool = False) -> t
     recorded, `adopt_code` makes it so.
     """
     plan = load_plan(workspace)
+    if all(group.sampler == EXTERNAL for group in plan.groups):
+        return plan, None  # whatever lies beside it computes nothing here
     source = source_of(workspace)
     here = code_digest(source) if source is not None else plan.code
     if source is not None and here == plan.code and not workspace.code.exists():

@@ -8,6 +8,9 @@ from typing import Any
 
 from staffa.experiment.protocol import Experiment
 
+EXTERNAL = "external"
+"""Its name in a campaign."""
+
 
 class External(Experiment):
     """`experiment: {use: external, outputs: [loss]}`: what is told of a trial is all that is known of it.
