@@ -28,7 +28,7 @@ from staffa.execution.consolidate import Consolidation, Due
 from staffa.execution.crew import Crew
 from staffa.execution.ending import HANDOVER, Ended, Stop, swept
 from staffa.execution.ensemble import blocks_in
-from staffa.execution.exempt import Desk, agree, check_inputs, on_board
+from staffa.execution.exempt import Desk, agree, check_inputs, give_up, on_board
 from staffa.execution.graph import batch_graph, reduce_graph
 from staffa.execution.growing import mend, take_up, tell_growth
 from staffa.execution.notes import Flight
@@ -41,7 +41,7 @@ from staffa.execution.requests import Requests
 from staffa.execution.sealing import Sealing
 from staffa.execution.stragglers import Watch
 from staffa.execution.takeover import resume_failures, take_stock
-from staffa.execution.tally import Rate, Standing, batch_key
+from staffa.execution.tally import Rate, Standing, batch_key, spent_of
 from staffa.execution.verify import UNSEEN_SECONDS, Scrutiny
 from staffa.execution.wishes import Wishes
 from staffa.execution.work import TOPIC
@@ -406,8 +406,7 @@ class Runner:
         self.chronicle.note(notes.yielded(flight, receipt))
         hopeless = self.refill.compared(flight.batch, receipt["yielded"]) if receipt["compared"] else ()
         if hopeless:
-            self.desk.mark(flight.batch, dict.fromkeys(hopeless, Outcome.HOPELESS))
-            self.desk.done()
+            give_up(self.desk, flight.batch, hopeless)
             self.refill.settled(flight.batch, self.board)
             if self.board.is_settled(flight.batch):
                 self._checkpoint(flight.batch).unlink(missing_ok=True)
@@ -550,10 +549,7 @@ class Runner:
         self.chronicle.note({"event": "budget_reached", "budget": limits, "spent": spent})
 
     def _spent(self, now: float) -> dict[str, dict[str, float]]:
-        """What the campaign may hold of its machines, and what it has held, by unit."""
-        limits = {unit: limit for unit, limit in self.config.execution.budget if limit is not None}
-        spent = self.ledger.books.spending.hours(now) if limits else {}
-        return {unit: {"limit": limit, "spent": round(spent[unit], 6)} for unit, limit in limits.items()}
+        return spent_of(dict(self.config.execution.budget), self.ledger.books, now)
 
     # Requests and reports
 

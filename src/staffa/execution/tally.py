@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from staffa.campaign.plan import Plan
 from staffa.execution.board import Batch, Board, group_facts
+from staffa.storage.books import Books
 from staffa.storage.hot import HotStore
 from staffa.storage.spans import unspan
 from staffa.storage.states import census
@@ -64,6 +65,13 @@ class Standing:
     def forget(self) -> None:
         """Count again, however short ago that was."""
         self._counted = 0.0
+
+
+def spent_of(budget: Mapping[str, float | None], books: Books, now: float) -> dict[str, dict[str, float]]:
+    """What a campaign may hold of its machines, and what it has held, by unit; what has no limit is left out."""
+    limits = {unit: limit for unit, limit in budget.items() if limit is not None}
+    spent = books.spending.hours(now) if limits else {}
+    return {unit: {"limit": limit, "spent": round(spent[unit], 6)} for unit, limit in limits.items()}
 
 
 def failed_trials(stores: Mapping[int, HotStore]) -> Iterable[str]:
