@@ -24,7 +24,7 @@ def flight(member: Member, batch: int, issued: float, group: int = 0, lanes: tup
 
 def receipt(seconds: float, compiling: float = 0.0, **more: Any) -> dict[str, Any]:
     facts = {"started": 100.0, "finished": 100.0 + seconds, "seconds": {"compile": compiling}}
-    return {**facts, "yielded": None, "duplicate": False, **more}
+    return {**facts, "yielded": None, "compared": False, "duplicate": False, **more}
 
 
 def test_slow_then_stuck() -> None:

@@ -322,7 +322,15 @@ class World:
             shard.write_bytes(bytes(data))
 
     def _put_down(self) -> dict[str, Any]:
-        return {"yielded": 0, "computed": 0, "seconds": {}, "device": "cpu", "started": self.clock.now, "outcomes": {}}
+        return {
+            "yielded": 0,
+            "compared": False,
+            "computed": 0,
+            "seconds": {},
+            "device": "cpu",
+            "started": self.clock.now,
+            "outcomes": {},
+        }
 
     def _die(self, flight: Any, guilty: tuple[int, bool] | None) -> None:
         """The worker's process is gone, with everything it had."""

@@ -201,7 +201,7 @@ def test_it_can_be_looked_at_over_http_and_done_by_nobody_there(finished: Path, 
         failed = staffa.status(root)["figures"]["outcomes"]["raised"]
         assert status["trials"]["recorded"] == 90 - failed and status["trials"]["quarantined"] == failed
         best = client.top(3)
-        assert [one["trial"] for one in best] == found.top(3)["number"].tolist()
+        assert [one["trial"] for one in best] == found.top(3).index.tolist()
         with pytest.raises(StaffaError, match="done by its driver"):
             client.ask()
         client.change({"loss": {"target": 0.5}})

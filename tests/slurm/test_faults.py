@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from distributed import Client
 
+import staffa
 from slurm.machine import Machine
 from slurm.runs import POOLS, Campaign, Campaigns, same
 from staffa.storage.lease import read_lease
@@ -27,12 +29,11 @@ def campaigns(tmp_path: Path) -> Iterator[Campaigns]:
     made.end()
 
 
-def local(campaign: Campaign) -> Path:
+def local(campaign: Campaign, workers: Client) -> Path:
     """The same campaign on this host, without a pause; its folder."""
     folder = campaign.folder / "local"
-    words = ["run", str(campaign.file), "--allow-dirty", "--json", "--set", f"storage.root={folder}"]
-    words += ["--set", "execution.workers=1", "--set", "cluster.dashboard_port=0"]
-    subprocess.run([sys.executable, "-m", "staffa", *words], check=True, capture_output=True, timeout=600)
+    run = staffa.run(campaign.file, set=[f"storage.root={folder}"], allow_dirty=True, client=workers, progress=False)
+    assert run.ended is not None and run.ended.exit_code == 0
     return folder / campaign.root.name
 
 
@@ -40,12 +41,12 @@ def gpu(**more: Any) -> dict[str, Any]:
     return {"gpu": {**POOLS["gpu"], **more}}
 
 
-def test_trials_longer_than_a_job_are_carried_over(machine: Machine, campaigns: Campaigns) -> None:
+def test_trials_longer_than_a_job_are_carried_over(machine: Machine, campaigns: Campaigns, workers: Client) -> None:
     """Three minutes each, in jobs of one minute."""
     pools = gpu(partition="short", walltime="1min", workers=2, environment={"WALK_PAUSE": "12"})
     campaign = campaigns(trials=8, batch=4, draws=15, segments=15, pause=0.001, pools=pools)
     driver = campaign.run()
-    here = local(campaign)
+    here = local(campaign, workers)
     driver.ends(0, within=900)
     campaign.whole(8)
     campaign.unspent()

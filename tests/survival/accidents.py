@@ -176,9 +176,12 @@ class Lab:
     # Waiting
 
     def until(self, condition, what, driver=None):
-        """Wait for a condition, as long as the driver (the last one started) lives."""
+        """Wait for a condition, as long as the driver (the last one started) lives.
+
+        It is looked at ever less often: some read the whole journal, and whom a test is to meet stands still.
+        """
         driver = driver or self.drivers[-1]
-        end = time.monotonic() + PATIENCE
+        end, pause = time.monotonic() + PATIENCE, 0.01
         while not (found := condition()):
             if driver.process.poll() is not None:
                 if found := condition():
@@ -186,7 +189,8 @@ class Lab:
                 pytest.fail(f"the driver ended ({driver.process.returncode}) before {what}; it said:\n{driver.said}")
             if time.monotonic() > end:
                 pytest.fail(f"no sign of {what}; the driver said:\n{driver.said}\n{self.tail()}")
-            time.sleep(0.01)
+            time.sleep(pause)
+            pause = min(1.1 * pause, 0.2)
         return found
 
     def hold(self, name):

@@ -5,13 +5,15 @@ import signal
 
 import pytest
 
+import staffa
+from staffa.cli import main
 from survival.accidents import assert_whole, failed, table
 
 FINE, RAISES, NAN, HANGS, KILLS, MENDED = range(6)
 
 
 @pytest.mark.parametrize("model", ["Poison", pytest.param("PlainPoison", marks=pytest.mark.soak)])
-def test_poisoned_trials(lab, model):
+def test_poisoned_trials(lab, model, capsys):
     campaign = lab.poisoned(
         model, {5: RAISES, 20: NAN, 37: HANGS, 50: KILLS},
         execution={"segments": 1, "batch": 16, "width": 16, "workers": 2, "timeout": "3s"},
@@ -31,8 +33,9 @@ def test_poisoned_trials(lab, model):
     assert {row["attempts"] for row in listed.values()} == {2}
 
     for row in listed.values():
-        why = lab.start("explain", lab.root, row["trial"])
-        assert why.wait() == 0 and row["message"] in why.said and row["outcome"] in why.said, why.said
+        assert main(["explain", str(lab.root), row["trial"]]) == 0
+        why = capsys.readouterr().out
+        assert row["message"] in why and row["outcome"] in why, why
 
     warm = table(lab.root, "trials")
     outcomes = dict(zip(warm["kind"].to_pylist(), warm["outcome"].to_pylist(), strict=True))
@@ -40,8 +43,7 @@ def test_poisoned_trials(lab, model):
     assert warm["outcome"].to_pylist().count("ok") == 60
 
     # Given up means given up: a resume has nothing to do and says the same.
-    again = lab.start("resume", lab.root)
-    assert again.wait() == 1, again.said
+    assert staffa.resume(lab.root, client=lab.client, progress=False).ended.exit_code == 1
     assert not [event for event in lab.journal("batch_issued") if event["at"] > lab.journal("run_started")[-1]["at"]]
 
 

@@ -158,7 +158,7 @@ def _show(workspace: Workspace, declared: Declaration, where: dict[str, Any]) ->
                     watching.note(event)
                     told = number + 1
 
-        with _beside(follow, FOLLOW_SECONDS):
+        with _beside(follow, FOLLOW_SECONDS, at_last=False):
             serve_study(
                 workspace.root,
                 study,
@@ -169,8 +169,8 @@ def _show(workspace: Workspace, declared: Declaration, where: dict[str, Any]) ->
 
 
 @contextlib.contextmanager
-def _beside(action: Callable[[], None], seconds: float) -> Iterator[None]:
-    """Do something now, at the end, and now and then in between, in a thread of its own."""
+def _beside(action: Callable[[], None], seconds: float, *, at_last: bool = True) -> Iterator[None]:
+    """Do something now, now and then in a thread of its own, and once more at the end."""
     stop = threading.Event()
     action()
 
@@ -185,7 +185,8 @@ def _beside(action: Callable[[], None], seconds: float) -> Iterator[None]:
     finally:
         stop.set()
         thread.join()
-        action()
+        if at_last:
+            action()
 
 
 def _stop() -> None:

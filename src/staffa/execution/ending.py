@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 from dataclasses import dataclass
 
+from staffa.storage.files import sweep_partials
+from staffa.storage.workspace import Workspace
 from staffa.trial import Outcome
 
 HANDOVER = "handover"
@@ -45,3 +49,12 @@ class Stop:
     def look(self, now: float) -> None:
         if self.hand_over_at is not None and now >= self.hand_over_at and not self.reason:
             self.reason = HANDOVER
+
+
+def swept(workspace: Workspace) -> None:
+    """Remove scratch, start marks and what killed writers left aside: no batch is in flight any more."""
+    for folder in workspace.transient:
+        shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        for folder in (workspace.hot, workspace.archive, workspace.state):
+            sweep_partials(folder, 0.0)

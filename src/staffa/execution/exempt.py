@@ -82,6 +82,12 @@ class Desk:
             self.done()
 
 
+def give_up(desk: Desk, batch: Batch, lanes: Iterable[int]) -> None:
+    """Lanes of a batch that a search has no more hope for; the batch is not in flight."""
+    desk.mark(batch, dict.fromkeys(lanes, Outcome.HOPELESS))
+    desk.done()
+
+
 def named(batch: Batch) -> str:
     """A batch as the ledger calls it."""
     return f"g{batch[0]}/{batch[1]}"

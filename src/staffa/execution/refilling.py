@@ -27,6 +27,7 @@ from staffa.execution.exempt import named
 from staffa.execution.prepare import Built, strategy_of
 from staffa.execution.tally import batch_key
 from staffa.rows import objective
+from staffa.search.fresh import Fresh
 from staffa.search.halving import Halving
 from staffa.search.strategies import Strategy, Told
 from staffa.seeds import key_words
@@ -184,7 +185,8 @@ class Searching:
     ) -> None:
         assert plan.search is not None
         self.workspace, self.plan, self.stores, self.books = workspace, plan, stores, books
-        self.asking, self.objectives, self.strategy = asking, objectives, strategy
+        self.asking, self.objectives = asking, objectives
+        self._fresh = Fresh(asking.domain, strategy)
         self._note: Note = lambda event: None
         self.seats: dict[Batch, Seat] = {}
         self._left = plan.search.trials
@@ -289,6 +291,7 @@ class Searching:
         if not np.array_equal(self.stores[group].identity(number), key_words(seat.digests)):
             self._seat(batch, seat)
         self.seats[batch] = seat
+        self._fresh.add(seat.points)
         self._repeats.update(map(bytes, seat.base))
         self._left = max(self._left - len(seat.places), 0)
         self._roster.add(batch, seat)
@@ -312,8 +315,7 @@ class Searching:
         self._left -= count
         told, places = self._know.told(), [self._place() for _ in range(count)]
         for first, length in _runs(places):
-            points = self.asking.domain.snapped(self.strategy.suggest(first, length, told))
-            columns = self.asking.domain.decode_columns(points)
+            columns = self._fresh.suggest(first, length, told)
             groups = self.asking.rows(columns).group.tolist()
             for row, group in enumerate(groups):
                 one = {name: values[row : row + 1] for name, values in columns.items()}

@@ -10,7 +10,6 @@ import contextlib
 import functools
 import queue
 import random
-import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -27,9 +26,9 @@ from staffa.execution.charging import charge
 from staffa.execution.chronicle import Chronicle, Listener
 from staffa.execution.consolidate import Consolidation, Due
 from staffa.execution.crew import Crew
-from staffa.execution.ending import HANDOVER, Ended, Stop
+from staffa.execution.ending import HANDOVER, Ended, Stop, swept
 from staffa.execution.ensemble import blocks_in
-from staffa.execution.exempt import Desk, agree, check_inputs, on_board
+from staffa.execution.exempt import Desk, agree, check_inputs, give_up, on_board
 from staffa.execution.graph import batch_graph, reduce_graph
 from staffa.execution.growing import mend, take_up, tell_growth
 from staffa.execution.notes import Flight
@@ -42,21 +41,19 @@ from staffa.execution.requests import Requests
 from staffa.execution.sealing import Sealing
 from staffa.execution.stragglers import Watch
 from staffa.execution.takeover import resume_failures, take_stock
-from staffa.execution.tally import Rate, batch_key
+from staffa.execution.tally import Rate, Standing, batch_key, spent_of
 from staffa.execution.verify import UNSEEN_SECONDS, Scrutiny
 from staffa.execution.wishes import Wishes
 from staffa.execution.work import TOPIC
 from staffa.storage import control
-from staffa.storage.files import DISK, sweep_partials
+from staffa.storage.files import DISK
 from staffa.storage.hot import HotStore
 from staffa.storage.ledger import Ledger
-from staffa.storage.states import census
 from staffa.storage.workspace import Workspace
 from staffa.trial import Outcome
 
 POLL_SECONDS = 0.5
 CONTROL_SECONDS = 2.0
-CENSUS_SECONDS = 1.0
 RECEIPT_SECONDS = 30.0
 """How long a receipt may be on its way; its worker may have died before it was sent."""
 UNSURE_SECONDS = 5.0
@@ -120,8 +117,8 @@ class Runner:
         """Receipts whose mark does not (yet) stand on disk."""
         self._asked_to_leave = False
         self._empty_since: float | None = None
-        self._polled = self._controlled = self._counted = 0.0
-        self._counts: dict[str, Any] = {}
+        self._polled = self._controlled = 0.0
+        self._standing = Standing(self.board, self.sealing.archive.held, ledger.books.words)
         self._rate = Rate()
         self._started = clock()
         self.requests = Requests(
@@ -409,8 +406,7 @@ class Runner:
         self.chronicle.note(notes.yielded(flight, receipt))
         hopeless = self.refill.compared(flight.batch, receipt["yielded"]) if receipt["compared"] else ()
         if hopeless:
-            self.desk.mark(flight.batch, dict.fromkeys(hopeless, Outcome.HOPELESS))
-            self.desk.done()
+            give_up(self.desk, flight.batch, hopeless)
             self.refill.settled(flight.batch, self.board)
             if self.board.is_settled(flight.batch):
                 self._checkpoint(flight.batch).unlink(missing_ok=True)
@@ -553,27 +549,24 @@ class Runner:
         self.chronicle.note({"event": "budget_reached", "budget": limits, "spent": spent})
 
     def _spent(self, now: float) -> dict[str, dict[str, float]]:
-        """What the campaign may hold of its machines, and what it has held, by unit."""
-        limits = {unit: limit for unit, limit in self.config.execution.budget if limit is not None}
-        spent = self.ledger.books.spending.hours(now) if limits else {}
-        return {unit: {"limit": limit, "spent": round(spent[unit], 6)} for unit, limit in limits.items()}
+        return spent_of(dict(self.config.execution.budget), self.ledger.books, now)
 
     # Requests and reports
 
     def figures(self) -> dict[str, Any]:
         """The run in numbers, for the summary and whoever watches."""
         now, settled = self.clock(), self._settled_trials()
-        rate = self._rate.at(now, settled)
+        rate, asked = self._rate.at(now, settled), self.refill.facts()
         outcomes = {word: count for word, count in sorted(self.board.outcomes.items()) if count}
         return {
             "trials": self.plan.trials,
             "settled": settled,
             "outcomes": outcomes,
-            **self._census(now, outcomes),
+            **self._standing.at(now, asked.get("asked", self.plan.trials), outcomes),
             "rate": round(rate, 3),
             "eta": round((self.plan.trials - settled) / rate, 1) if rate else None,
             "batches": self.plan.batches,
-            **self.refill.facts(),
+            **asked,
             "flying": len(self.board.flying),
             "waiting": self.board.waiting,
             "retrying": self.board.retrying,
@@ -588,16 +581,6 @@ class Runner:
             "stopping": self.stop.reason,
         }
 
-    def _census(self, now: float, outcomes: Mapping[str, int]) -> dict[str, Any]:
-        # All that waits is counted: not many times a second.
-        if now - self._counted >= CENSUS_SECONDS or not (self.board.flying or self.board.waiting):
-            board, archived = self.board, sum(self.sealing.archive.held.values())
-            flying, again, words = board.trials_flying, board.trials_retrying, self.ledger.books.words
-            trials = self.refill.facts().get("asked", self.plan.trials)
-            states = census(trials, outcomes, words, issued=flying, retried=again, archived=archived)
-            self._counts, self._counted = {"states": states, "groups": board.by_group()}, now
-        return self._counts
-
     def _settled_trials(self) -> int:
         return sum(self.board.outcomes.values())
 
@@ -607,19 +590,11 @@ class Runner:
         if self.config.archive.every != "off":
             self.chronicle.insist(self._closed)
         self.chronicle.close()
-        self._sweep()
+        swept(self.workspace)
         return self._ended("finished")
 
-    def _sweep(self) -> None:
-        """Scratch, start marks and what killed writers left aside: no batch is in flight any more."""
-        for folder in self.workspace.transient:
-            shutil.rmtree(folder, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            for folder in (self.workspace.hot, self.workspace.archive, self.workspace.state):
-                sweep_partials(folder, 0.0)
-
     def _ended(self, reason: str) -> Ended:
-        self._counted = 0.0
+        self._standing.forget()
         self.chronicle.insist(self.refill.close)
         self._tick()
         outcomes = {word: count for word, count in self.board.outcomes.items() if count}

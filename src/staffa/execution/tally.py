@@ -10,12 +10,15 @@ import numpy as np
 import numpy.typing as npt
 
 from staffa.campaign.plan import Plan
-from staffa.execution.board import Batch, group_facts
+from staffa.execution.board import Batch, Board, group_facts
+from staffa.storage.books import Books
 from staffa.storage.hot import HotStore
 from staffa.storage.spans import unspan
+from staffa.storage.states import census
 from staffa.trial import Outcome
 
 RATE_SECONDS = 30.0
+COUNT_SECONDS = 1.0
 
 
 class Rate:
@@ -30,6 +33,45 @@ class Rate:
             self._seen.popleft()
         since, before = self._seen[0]
         return (settled - before) / (now - since) if now - since > 1 else 0.0
+
+
+class Standing:
+    """How many trials are in which state, and each group in numbers.
+
+    All that waits is counted: not many times a second.
+
+    Arguments:
+    - `held`: trials of each sealed part; `words`: how many trials the books call quarantined.
+    """
+
+    def __init__(self, board: Board, held: Mapping[str, int], words: Mapping[str, int]) -> None:
+        self._board, self._held, self._words = board, held, words
+        self._counts: dict[str, Any] = {}
+        self._counted = 0.0
+
+    def at(self, now: float, trials: int, outcomes: Mapping[str, int]) -> dict[str, Any]:
+        """Returns `states` and `groups`.
+
+        Arguments:
+        - `trials`: how many there are; `outcomes`: those that are settled, by outcome.
+        """
+        board = self._board
+        if now - self._counted >= COUNT_SECONDS or not (board.flying or board.waiting):
+            flying, again, archived = board.trials_flying, board.trials_retrying, sum(self._held.values())
+            states = census(trials, outcomes, self._words, issued=flying, retried=again, archived=archived)
+            self._counts, self._counted = {"states": states, "groups": board.by_group()}, now
+        return self._counts
+
+    def forget(self) -> None:
+        """Count again, however short ago that was."""
+        self._counted = 0.0
+
+
+def spent_of(budget: Mapping[str, float | None], books: Books, now: float) -> dict[str, dict[str, float]]:
+    """What a campaign may hold of its machines, and what it has held, by unit; what has no limit is left out."""
+    limits = {unit: limit for unit, limit in budget.items() if limit is not None}
+    spent = books.spending.hours(now) if limits else {}
+    return {unit: {"limit": limit, "spent": round(spent[unit], 6)} for unit, limit in limits.items()}
 
 
 def failed_trials(stores: Mapping[int, HotStore]) -> Iterable[str]:

@@ -19,7 +19,8 @@ from staffa.trial import Outcome
 class Watching:
     """Tells a study what the ledger of a campaign says.
 
-    A trial's number there is its index in the list of the campaign's trials.
+    A trial's number there is its place among those that the search asked for. Batches of several groups have theirs
+    mixed: what is said of a trial waits for all before it.
     """
 
     def __init__(self, plan: Plan, stores: Mapping[int, HotStore], study: Study) -> None:
@@ -27,7 +28,11 @@ class Watching:
         self._names = [name for name, _ in plan.search.objectives]
         self._stores, self._study = stores, study
         self._count = 0
-        self._first: dict[Batch, int] = {}
+        """Trials the study knows: all places before this one."""
+        self._ahead: dict[int, tuple[dict[str, Any], str]] = {}
+        """Parameters and batches of places behind one that is not known yet."""
+        self._places: dict[Batch, list[int]] = {}
+        self._waiting: list[tuple[Batch, Mapping[str, Any], float]] = []
         self._over: dict[Batch, np.ndarray[Any, Any]] = {}
         """Of each batch the lanes that have ended."""
 
@@ -45,18 +50,28 @@ class Watching:
             self._study.hear({"event": "objectives", "at": at, "objectives": event["objectives"]})
 
     def _asked(self, event: Mapping[str, Any], at: float) -> None:
-        count = len(unspan(event["places"]))
-        batch, trials = batch_key(event["batch"]), list(range(self._count, self._count + count))
-        params = [{name: values[row] for name, values in event["points"].items()} for row in range(count)]
-        self._first[batch], self._over[batch] = self._count, np.zeros(count, bool)
-        self._count += count
-        self._study.hear({"event": "asked", "at": at, "trials": trials, "params": params, "worker": event["batch"]})
+        batch, places = batch_key(event["batch"]), unspan(event["places"])
+        self._places[batch], self._over[batch] = places, np.zeros(len(places), bool)
+        for row, place in enumerate(places):
+            params = {name: values[row] for name, values in event["points"].items()}
+            self._ahead[place] = params, event["batch"]
+        while self._count in self._ahead:
+            params, worker = self._ahead.pop(self._count)
+            said = {"event": "asked", "trials": [self._count], "params": [params], "worker": worker}
+            self._study.hear({**said, "at": at})
+            self._count += 1
+        waiting, self._waiting = self._waiting, []
+        for one in waiting:
+            self._settled(*one)
 
     def _settled(self, batch: Batch, event: Mapping[str, Any], at: float) -> None:
         """Compare with the batch's marks: they are what counts."""
-        if batch not in self._first:
+        if batch not in self._places:
             return
-        store, over, first = self._stores[batch[0]], self._over[batch], self._first[batch]
+        if max(self._places[batch]) >= self._count:
+            self._waiting.append((batch, event, at))
+            return
+        store, over, places = self._stores[batch[0]], self._over[batch], self._places[batch]
         status = store.status(batch[1])[: len(over)]
         given_up = {event["lane"]} if event["event"] == "quarantined" else set()
         scores = store.scores(batch[1])
@@ -64,12 +79,12 @@ class Watching:
             outcome = Outcome(int(status[lane]))
             if outcome.has_data and scores is not None:
                 values = dict(zip(self._names, map(_plain, scores[lane].tolist()), strict=True))
-                self._say(lane, over, {"event": "told", "trial": first + lane, "attempt": 1, "values": values}, at)
+                self._say(lane, over, {"event": "told", "trial": places[lane], "attempt": 1, "values": values}, at)
             elif outcome.exempt:
-                self._say(lane, over, {"event": "cancelled", "trials": [first + lane], "again": False}, at)
+                self._say(lane, over, {"event": "cancelled", "trials": [places[lane]], "again": False}, at)
             elif lane in given_up:
                 why = str(event.get("message", ""))
-                self._say(lane, over, {"event": "failed", "trial": first + lane, "attempt": 1, "why": why}, at)
+                self._say(lane, over, {"event": "failed", "trial": places[lane], "attempt": 1, "why": why}, at)
 
     def _say(self, lane: int, over: Any, event: dict[str, Any], at: float) -> None:
         over[lane] = True

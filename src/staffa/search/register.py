@@ -231,6 +231,14 @@ class Register:
         points.flags.writeable = scores.flags.writeable = False
         return Told(points=points, scores=scores, version=self._version)
 
+    def points(self) -> Array:
+        """(trials, dimension) places of all trials that lie in the domain, whatever became of them."""
+        if not self.entries:
+            return np.empty((0, self.domain.dimension))
+        columns = {name: np.array([one.params[name] for one in self.entries]) for name in self.domain.names}
+        inside = self.domain.feasible(columns)
+        return self.domain.encode_columns({name: values[inside] for name, values in columns.items()})
+
     @property
     def told_count(self) -> int:
         return len(self._rows)

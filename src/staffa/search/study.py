@@ -517,6 +517,7 @@ class Study:
             for event in journal.read():
                 self._register.note(event)
                 self._remember(event)
+        self._suggesting.gave(self._register.points())
         before = self._register.opened.get("objectives")
         now = self._clock()
         # Nobody could be heard of while there was nobody to hear.

@@ -8,7 +8,8 @@ from collections import deque
 from collections.abc import Callable
 
 from staffa.campaign.domain import Domain
-from staffa.search.strategies import Strategy, Told
+from staffa.search.fresh import Fresh
+from staffa.search.strategies import Points, Strategy, Told
 from staffa.trial import Scalar
 
 Params = dict[str, Scalar]
@@ -27,7 +28,7 @@ class Suggesting:
     def __init__(self, domain: Domain, strategy: Strategy) -> None:
         self.thinking = threading.Lock()
         self.ready: deque[Params] = deque()
-        self._domain, self._strategy = domain, strategy
+        self._strategy, self._fresh = strategy, Fresh(domain, strategy)
         self._prepared: Told | None = None
 
     def known(self, told: Told) -> Told:
@@ -36,7 +37,11 @@ class Suggesting:
 
     def make(self, first: int, count: int, known: Told) -> list[Params]:
         """The trials number `first`, `first` + 1 …; the caller holds `thinking`."""
-        return self._domain.decode(self._strategy.suggest(first, count, known)) if count else []
+        return list(self._fresh.params(self._fresh.suggest(first, count, known))) if count else []
+
+    def gave(self, points: Points) -> None:
+        """These were suggested before this process: (n, dimension) coordinates."""
+        self._fresh.add(points)
 
     def level(self, pending: int, left: int) -> int:
         """How many are to be ready."""
