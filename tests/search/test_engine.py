@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 import subprocess
 import sys
@@ -240,6 +241,35 @@ def _done(root: Path) -> list[dict[str, Any]]:
 
 def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
+
+
+def test_it_grows_by_trials_and_into_another_space(finished: Path, tmp_path: Path) -> None:
+    root = tmp_path / "v1.0_plain"
+    shutil.copytree(finished, root)
+    before = {row["trial"] for row in _done(root)}
+    for change, said in (
+        (["search.trials=90"], "nothing"),
+        (["search.trials=60"], "search.trials: 60, and 90 were to be asked for"),
+        (["search.space.z=[0, 1]", "search.trials=100"], "search.space.z"),
+        (["search.objectives.loss.limit=2", "search.trials=100"], "cannot become another campaign"),
+    ):
+        if said == "nothing":
+            assert api.expand(root, set=change)["added"] == 0
+            continue
+        with pytest.raises(StaffaError, match=re.escape(said)):
+            api.expand(root, set=change)
+    kinds = {"experiment.kind": {"choice": ["a", "b", "c"]}}
+    wider = ["search.trials=120", "search.space.x=[0.0, 1.5]", f"search.space={json.dumps(kinds)}"]
+    assert api.expand(root, set=wider)["added"] == 30
+    with one_worker() as client:
+        staffa.resume(root, client=client, progress=False)
+    points = asked(root)
+    assert sorted(points) == list(range(120))
+    assert all(0.0 <= points[place]["x"] <= 1.5 for place in range(90, 120))
+    assert {point["experiment.kind"] for place, point in points.items() if place >= 90} == {"a", "b", "c"}
+    done = _done(root)
+    assert before < {row["trial"] for row in done} and len({row["trial"] for row in done}) == len(done)
+    assert staffa.status(root)["figures"]["settled"] == 120
 
 
 def test_a_point_that_is_asked_for_again_is_a_further_replicate(tmp_path: Path) -> None:

@@ -177,7 +177,8 @@ def _entries(said: Mapping[object, object], field: str, above: str) -> Iterator[
     for key, entry in said.items():
         name, place = f"{above}{key}" if isinstance(key, str) else key, f"{field}.{key}"
         if isinstance(entry, Mapping) and not any(kind in entry for kind in LISTED):
-            check_name(name, field)
+            if name != "experiment":  # its options are varied as experiment.NAME
+                check_name(name, field)
             yield from _entries(check_mapping(entry, place, "kernel: {width: [0.1, 1.0]}"), place, f"{name}.")
         else:
             yield name, place, entry  # type: ignore[misc]  # a key that is no text is refused by check_name

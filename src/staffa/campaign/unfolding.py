@@ -58,7 +58,9 @@ def unfold(
     parameters = _parameters(whole, earlier)
     digests = names_of(config, found, whole)
     declared = _without_duplicates(config, digests, points)
-    kept = declared if earlier is None else declared[~stand_in(digests[declared], earlier.digests)]
+    kept = declared
+    if earlier is not None and search is None:
+        kept = declared[~stand_in(digests[declared], earlier.digests)]
     modes = [vectorize(block, [column.name for column in trials.columns]) for block in blocks]
     partition_by = config.archive.partition_by
     sampled = _with_sampler(points, blocks, block_codes)
@@ -71,7 +73,9 @@ def unfold(
     firsts = [trials.row(int(keys[code][0])) for code in used]
     counts, total = np.bincount(own.reshape(-1)).tolist(), len(kept)
     if search is not None:  # any of them may be asked for all trials
-        rows, total, counts = rows.none(), search.trials, [search.trials] * len(used)
+        had = earlier.plan.search if earlier is not None else None
+        total = max(search.trials - (had.trials if had else 0), 1)
+        rows, counts = rows.none(), [total] * len(used)
     drafts = [
         _draft(len(before) + place, keys[code], blocks, modes, trials, partition_by, sampled, count)
         for place, (code, count) in enumerate(zip(used, counts, strict=True))

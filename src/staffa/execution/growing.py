@@ -29,6 +29,7 @@ import numpy.typing as npt
 
 from staffa.campaign.blocks import trial_names
 from staffa.campaign.config import Declaration, difference, dump, load, load_frozen, plain
+from staffa.campaign.domain import Domain
 from staffa.campaign.frozen import recorded
 from staffa.campaign.identity import EXPERIMENT, FREE, NOTES, stand_in
 from staffa.campaign.inputs import Inputs
@@ -60,7 +61,8 @@ from staffa.storage.spans import spans, unspan
 from staffa.storage.workspace import Workspace
 from staffa.trial import Outcome
 
-GROWING = ("space", "replicates", "inputs", "duplicates", "campaign.description", "campaign.tags", *NOTES)
+SEARCHING = ("search.space", "search.trials", "search.strategy")
+GROWING = ("space", "replicates", "inputs", "duplicates", *SEARCHING, "campaign.description", "campaign.tags", *NOTES)
 """What may differ when a campaign grows or shrinks."""
 SHRUNK = "shrunk"
 """Why trials are cancelled that were dropped from the campaign: naming them again brings them back."""
@@ -124,8 +126,9 @@ def redeclared(
     else:
         written = load(path, cluster=cluster, profile=profile)
         wanted = load(path, cluster=cluster, profile=profile, overrides=_placed(said, written))
+    free = SEARCHING if frozen.campaign.search else GROWING[:3]
     hint = (
-        f"only {', '.join(GROWING[:3])} may grow; for the rest raise campaign.version, "
+        f"only {', '.join(free)} may grow; for the rest raise campaign.version, "
         f"or leave it as it is: staffa config explain {workspace.frozen}"
     )
     check_differences(frozen, wanted, (*FREE, *GROWING), f"{workspace.root} cannot become another campaign", hint)
@@ -271,6 +274,8 @@ def propose(workspace: Workspace, declaration: Declaration, *, shrink: bool = Fa
             f"{len(prepared.rows.kept)} trials of this space are not in the campaign: it would grow",
             f"staffa expand {workspace.root}, then shrink it",
         )
+    if plan.search is not None:
+        return _longer(workspace, plan, prepared, frozen, declaration)
     outside, marks = ~stand_in(known, declared), _marks(workspace, plan)
     drop = outside if shrink else np.zeros(len(known), bool)
     again = np.zeros(len(known), bool) if shrink else ~outside & _shrunk(workspace, plan, marks, known)
@@ -292,6 +297,35 @@ def propose(workspace: Workspace, declaration: Declaration, *, shrink: bool = Fa
     }
     mended = workspace.campaign_yaml.read_bytes() == workspace.frozen.read_bytes()
     return Proposal(prepared if changed else None, _indices(drop), _indices(again), facts, mended)
+
+
+def _longer(
+    workspace: Workspace, plan: Plan, prepared: Prepared, frozen: Declaration, declaration: Declaration
+) -> Proposal:
+    """A search that asks for more trials, maybe in another space. What it asked for so far stays, wherever it lies."""
+    before, after = frozen.campaign.search, declaration.campaign.search
+    assert before is not None and after is not None
+    names, known = Domain.read(after.space).names, Domain.read(before.space).names
+    if set(names) != set(known):
+        other = next(iter(set(names) ^ set(known)))
+        text = f"search.space.{other}: the trials that stand have {', '.join(known)}"
+        raise ConfigError(text, "a search of other parameters is another campaign: raise campaign.version")
+    changed = bool(difference(frozen, declaration))
+    if changed and after.trials <= before.trials:
+        text = f"search.trials: {after.trials}, and {before.trials} were to be asked for"
+        raise ConfigError(text, f"a search grows by trials: --set search.trials={2 * before.trials}")
+    facts = {
+        "root": str(workspace.root),
+        "generation": prepared.plan.generation if changed else plan.generation,
+        "trials": after.trials,
+        "added": after.trials - before.trials,
+        **dict.fromkeys(("outside", "readmitted", "missing_input", "dropped", "issued"), 0),
+        "present": before.trials,
+        "groups": len(prepared.own) if changed else 0,
+        "batches": max(group.batches for group in prepared.own.values()) if changed else 0,
+    }
+    mended = workspace.campaign_yaml.read_bytes() == workspace.frozen.read_bytes()
+    return Proposal(prepared if changed else None, (), (), facts, mended)
 
 
 def propose_drop(workspace: Workspace, indices: Iterable[int]) -> Proposal:
@@ -514,7 +548,7 @@ def tell_growth(desk: Desk) -> None:
 
 def _grown(plan: Plan) -> dict[str, Any]:
     own = [group for group in plan.groups if group.generation == plan.generation]
-    added = sum(group.trials for group in own)
+    added = sum(group.trials for group in own) if plan.search is None else own[0].trials
     return {"event": "grown", "generation": plan.generation, "added": added, "trials": plan.trials}
 
 

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from staffa.campaign.asking import Asking
+from staffa.campaign.domain import Domain
 from staffa.campaign.model import CampaignConfig
 from staffa.campaign.objectives import Objectives
 from staffa.campaign.plan import Plan, Rows
@@ -112,7 +113,8 @@ class Seat:
     """A batch that was asked for.
 
     Arguments:
-    - `places`: which of the search's trials its lanes are; `points`: (lanes, dimension) in the unit cube.
+    - `places`: which of the search's trials its lanes are; `points`: (lanes, dimension) in the unit cube, NaN where
+      a trial does not lie in the space any more: that has become another one.
     - `rows`: its trials, at `at` among them; `replicates`: of each how often its point was asked for before.
     - `base`: (lanes, 16) what they would be called, had they been asked for once.
     """
@@ -229,7 +231,7 @@ class Searching:
         names = self.asking.domain.names
         columns = {name: _column([value for one in asked.values() for value in one["points"][name]]) for name in names}
         replicates = [n for one in asked.values() for n in (one["replicates"] or [0] * len(one["points"][names[0]]))]
-        points, rows = self.asking.domain.encode_columns(columns), self.asking.rows(columns, replicates)
+        points, rows = _coordinates(self.asking.domain, columns), self.asking.rows(columns, replicates)
         base = self.asking.rows(columns).digests if any(replicates) else rows.digests
         start = 0
         for name, one in asked.items():
@@ -291,7 +293,7 @@ class Searching:
         if not np.array_equal(self.stores[group].identity(number), key_words(seat.digests)):
             self._seat(batch, seat)
         self.seats[batch] = seat
-        self._fresh.add(seat.points)
+        self._fresh.add(seat.points[~np.isnan(seat.points[:, 0])])
         self._repeats.update(map(bytes, seat.base))
         self._left = max(self._left - len(seat.places), 0)
         self._roster.add(batch, seat)
@@ -393,8 +395,9 @@ class Searching:
         if found is None or np.isnan(found[: len(status)][data & fresh]).all():
             found = objective.values(self.plan, self.plan.groups[group], store, number)
             store.score(number, found)
-        self._know.add(seat.points[fresh], np.where(data[:, None], found[: len(status)], np.nan)[fresh])
         before |= fresh
+        fresh &= ~np.isnan(seat.points[:, 0])
+        self._know.add(seat.points[fresh], np.where(data[:, None], found[: len(status)], np.nan)[fresh])
 
     def compared(self, batch: Batch, segments: int) -> Collection[int]:
         if self._halving is None:
@@ -437,7 +440,8 @@ class _RosterFile:
     """The list of trials, written anew as it grows: a copy for readers, the journal has it all."""
 
     def __init__(self, workspace: Workspace, plan: Plan) -> None:
-        self._path, self._parameters = workspace.trials(plan.generation), plan.parameters
+        # All generations are one search, and their trials one list.
+        self._path, self._parameters = workspace.trials(0), plan.parameters
         self._pieces: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in ("digest", "group", "row", "replicate")}
         self._pieces |= {name: [] for name, _ in plan.parameters}
         self._sizes = [group.batch for group in plan.groups]
@@ -488,6 +492,14 @@ def _joined(pieces: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
 def _column(values: list[Any]) -> npt.NDArray[Any]:
     """Values of a parameter, texts as objects."""
     return np.array(values, object) if values and isinstance(values[0], str) else np.array(values)
+
+
+def _coordinates(domain: Domain, columns: Columns) -> Row:
+    """(n, dimension) coordinates of trials; NaN where one does not lie in the domain any more."""
+    inside = domain.feasible(columns)
+    points = np.full((len(inside), domain.dimension), np.nan)
+    points[inside] = domain.encode_columns({name: values[inside] for name, values in columns.items()})
+    return points
 
 
 def _place_of(asked: tuple[int, Columns]) -> int:

@@ -52,6 +52,8 @@ class Requests:
             reply["batches"] = reopen(self.wishes, asked["batches"])
         elif request.verb == "consolidate":
             reply["parts"] = self.sealing.ask(self.busy(), prune=bool(asked.get("prune")))
+        elif request.verb == "grow" and self.wishes.desk.plan.search is not None:
+            reply = {"done": False, "why": "a search grows while nobody drives it: staffa stop, then expand it"}
         elif request.verb == "grow":
             reply = carry_out(self.wishes, asked, self.adopt)
         elif request.verb == "reconcile":
