@@ -212,9 +212,10 @@ def check_unchanged(declaration: Declaration, workspace: Workspace, *, grows: bo
     if grows and first.is_file():
         begun = load_frozen(first, directory=declaration.directory)
         frozen = frozen if _changes(begun, declaration, FREE) else begun
-    hint = f"for another one raise campaign.version, or go on with the frozen one: staffa resume {workspace.root}"
-    if frozen.campaign.search is None:
-        hint = f"to let it grow: staffa expand {workspace.root} CAMPAIGN.yaml; {hint}"
+    hint = (
+        f"to let it grow: staffa expand {workspace.root} CAMPAIGN.yaml; for another one raise campaign.version, "
+        f"or go on with the frozen one: staffa resume {workspace.root}"
+    )
     complaint = f"{workspace.root} holds another campaign of this name and version"
     check_differences(frozen, declaration, FREE, complaint, hint)
 
