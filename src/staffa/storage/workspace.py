@@ -275,6 +275,16 @@ class Workspace:
         return self.qa / f"{name}.png"
 
     @property
+    def search(self) -> Path:
+        """The history of a search that is asked and told (`staffa.search.journal`)."""
+        return self.ledger / "search.jsonl"
+
+    @property
+    def serving(self) -> Path:
+        """Where a search is served, while it is."""
+        return self.root / "serving.json"
+
+    @property
     def secrets(self) -> Path:
         """TLS credentials and tokens, 0700."""
         return self.root / "secrets"
