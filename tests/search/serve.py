@@ -4,7 +4,7 @@ import json
 import sys
 from pathlib import Path
 
-from staffa.search.domain import Domain
+from staffa.campaign.domain import Domain
 from staffa.search.serving import open_study, serve
 from staffa.search.strategies.random import Random
 

@@ -27,9 +27,9 @@ import numpy.typing as npt
 
 from staffa.errors import ConfigError
 from staffa.search.answers import Values
-from staffa.search.domain import Domain
+from staffa.campaign.domain import Domain
 from staffa.search.journal import Event
-from staffa.search.objectives import Objectives
+from staffa.campaign.objectives import Objectives
 from staffa.search.strategies import Told
 from staffa.trial import Scalar
 

@@ -33,9 +33,9 @@ from typing import Any
 from staffa.errors import ConfigError, near
 from staffa.search import fronts
 from staffa.search.answers import Asked, Beat, ConflictError, Record, UnknownTrialError, Values, Verdict
-from staffa.search.domain import Domain
+from staffa.campaign.domain import Domain
 from staffa.search.journal import Event, Journal
-from staffa.search.objectives import Objectives
+from staffa.campaign.objectives import Objectives
 from staffa.search.register import CANCELLED, PENDING, RECORDED, STATES, WAITING, Entry, Register
 from staffa.search.strategies import Strategy, Told
 from staffa.trial import Scalar

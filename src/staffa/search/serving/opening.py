@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from staffa.search.domain import Domain
+from staffa.campaign.domain import Domain
 from staffa.search.journal import Journal
-from staffa.search.objectives import Objectives
+from staffa.campaign.objectives import Objectives
 from staffa.search.strategies import Strategy, build
 from staffa.search.study import LEASE, Study
 from staffa.storage.workspace import Workspace
