@@ -96,3 +96,15 @@ def build(words: object, domain: Domain, budget: int | None, seed: int, field: s
     except ValueError as error:
         raise ConfigError(f"{field}.{error}") from error
     return made
+
+
+def check_count(option: str, value: int, least: int = 1) -> None:
+    """Refuse a number of things below `least`. Raises `ValueError`."""
+    if value < least:
+        raise ValueError(f"{option}: {value!r}; it must be {least} or more")
+
+
+def check_share(option: str, value: float) -> None:
+    """Refuse what is not above 0 and at most 1. Raises `ValueError`."""
+    if not 0 < value <= 1:
+        raise ValueError(f"{option}: {value!r} is not above 0 and at most 1")
