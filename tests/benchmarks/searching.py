@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from staffa.search.domain import Domain
+from staffa.campaign.domain import Domain
 from staffa.search.fronts import hypervolume
 from staffa.search.strategies import Told
 from staffa.search.strategies.explore import Explore

@@ -30,7 +30,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from staffa.search.domain import Categorical, Continuous, Domain
+from staffa.campaign.domain import Categorical, Continuous, Domain
 from staffa.search.fronts import ranks, top
 from staffa.search.strategies import Points, Told, check_count, check_share
 from staffa.search.strategies.mixture import Gaussians, elite

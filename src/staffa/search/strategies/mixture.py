@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from staffa.search.domain import Domain
+from staffa.campaign.domain import Domain
 from staffa.search.fronts import top
 from staffa.search.strategies import Points, Told, check_count, check_share
 from staffa.search.strategies.sobol import Sequence
