@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from staffa.trial import Outcome
 
 HANDOVER = "handover"
+LEAVE_SECONDS = 20.0
+"""A driver whose job is cancelled or preempted leaves within this time: most sites kill it after 30 s."""
 
 
 @dataclass(frozen=True)
@@ -44,3 +52,30 @@ class Stop:
     def look(self, now: float) -> None:
         if self.hand_over_at is not None and now >= self.hand_over_at and not self.reason:
             self.reason = HANDOVER
+
+
+@contextlib.contextmanager
+def interruptible(
+    request: Stop, *, as_job: bool = False, numbers: tuple[signal.Signals, ...] = (signal.SIGINT, signal.SIGTERM)
+) -> Iterator[None]:
+    """Ctrl-C once: let batches in flight commit; twice: leave at once. Both can be resumed.
+
+    A driver that is a job itself, and is told to go, leaves its workers to its heir.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupted(number: int, frame: Any) -> None:
+        if request.reason:
+            raise KeyboardInterrupt
+        request.reason = HANDOVER if as_job else "interrupted"
+        if as_job:
+            request.leave_at = time.time() + LEAVE_SECONDS
+
+    before = {number: signal.signal(number, interrupted) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
