@@ -16,8 +16,8 @@ __version__ = "0.1.0"
 
 _LAZY = (
     "Campaign", "Minimum", "Run", "Tracker", "archive_copy", "archive_list", "archive_verify", "attach", "cancel",
-    "consolidate", "deregister", "diff", "expand", "explain", "graph", "load", "merge", "minimize", "plan", "plot", "reconcile",
-    "register", "report", "reproduce", "resume", "retry", "run", "runtime", "scale", "schedule", "shrink",
+    "consolidate", "deregister", "diff", "expand", "explain", "graph", "load", "merge", "minimize", "plan", "plot",
+    "reconcile", "register", "report", "reproduce", "resume", "retry", "run", "runtime", "scale", "schedule", "shrink",
     "status", "stop", "usage", "validate", "verify", "watch",
 )  # fmt: skip
 

@@ -10,6 +10,7 @@ the call to the first trial. Must be: idle under 0.03 with 8 workers and trials 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import time
@@ -32,7 +33,7 @@ def measure(workers: int, trials: int, sleep: float, strategy: str) -> dict[str,
     for trial, begun in course.begun.items():
         spans.setdefault(course.workers[trial], []).append((begun, begun + course.tried[trial].seconds))
     ordered = [sorted(one) for one in spans.values()]
-    gaps = [later[0] - earlier[1] for one in ordered for earlier, later in zip(one, one[1:], strict=False)]
+    gaps = [later[0] - earlier[1] for one in ordered for earlier, later in itertools.pairwise(one)]
     first, last = min(one[0][0] for one in ordered), max(one[-1][1] for one in ordered)
     idle = 1 - len(course.begun) * sleep / (workers * (last - first))
     return {

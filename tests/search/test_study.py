@@ -8,10 +8,10 @@ import threading
 import numpy as np
 import pytest
 
-from staffa.errors import ConfigError
 from staffa.campaign.domain import Domain
-from staffa.search.journal import Journal
 from staffa.campaign.objectives import Objectives
+from staffa.errors import ConfigError
+from staffa.search.journal import Journal
 from staffa.search.strategies import Told
 from staffa.search.strategies.random import Random
 from staffa.search.study import ConflictError, Study, UnknownTrialError

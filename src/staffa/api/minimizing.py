@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 Answer = float | Mapping[str, float | None]
 
-OWN = ("trial", "score", "front", "outcome", "seconds", "tries", "message")
-"""Columns of the table of trials that are no parameters or objectives."""
 SHOWN = 6
 """Digits that matter to a reader."""
 REHEARSED = 40
@@ -88,7 +86,7 @@ class Minimum:
             values = {name: record.objectives.get(name) for name in study.objectives.names}
             scores = dict(zip(_scores(groups), record.scores or [math.nan] * len(groups), strict=True))
             front = {"front": rank.get(record.trial, -1)} if len(groups) > 1 else {}
-            ended = {"outcome": done.outcome.word, "seconds": done.seconds, "tries": record.attempt}
+            ended = {"outcome": done.outcome.word, "seconds": done.seconds, "tries": done.tries}
             own = {**scores, **front, **ended, "message": done.message or record.why}
             rows.append(
                 {_own("trial", taken): record.trial, **record.params, **values}
@@ -153,8 +151,8 @@ def minimize(
     Arguments:
     - `fn`: called with one trial's parameters by name; returns a number, or a mapping of objectives to numbers. NaN,
       None and what is missing are recorded and not ranked. What it raises is recorded with the trial.
-    - `space`: by name `(low, high)`, `(low, high, "log")`, `(low, high, "int")`, `{"choice": [...]}`, `{"grid": [...]}`:
-      as section `search.space` of a campaign.
+    - `space`: by name `(low, high)`, `(low, high, "log")`, `(low, high, "int")`, `{"choice": [...]}`,
+      `{"grid": [...]}`: as section `search.space` of a campaign.
     - `objectives`: as section `search.objectives`; by default all that come back are minimised, each in a group of its
       own, and a number alone is called `loss`.
     - `trials`: how many in all. `seed`: with one worker it gives the same trials each time.

@@ -27,7 +27,7 @@ from typing import Any
 from distributed import Client
 
 from staffa.campaign.objectives import Objectives
-from staffa.errors import ClusterError, ConfigError, PluginError
+from staffa.errors import ConfigError, PluginError
 from staffa.execution.chronicle import Listener
 from staffa.execution.cluster import cores, interrupts_held, local_pool
 from staffa.execution.ending import Stop, interruptible
@@ -55,6 +55,7 @@ class Tried:
 
     Arguments:
     - `seconds`: of its last try, as measured where it ran; NaN for one that did not come back.
+    - `tries`: that came to something, or are held against it.
     - `message`, `trace`: what was raised last.
     """
 
@@ -62,6 +63,7 @@ class Tried:
     seconds: float = math.nan
     message: str = ""
     trace: str = ""
+    tries: int = 0
 
 
 @dataclass(eq=False)
@@ -293,8 +295,8 @@ class _Search:
                 if not flight.over and now - self._since(flight) > self.timeout
             ]
             for flight in late:
-                flight.over = True
-                self._failed(flight, Outcome.TIMEOUT, f"it took longer than {self.timeout:g} s", now - self._since(flight))
+                flight.over, why = True, f"it took longer than {self.timeout:g} s"
+                self._failed(flight, Outcome.TIMEOUT, why, now - self._since(flight))
             if late:
                 self._end(member)
 
@@ -359,7 +361,7 @@ class _Search:
 
     def _done(self, future: Any) -> None:
         error = future.exception() if future.status == "error" else None
-        self._news.put(("done", (future.key, future.status, error)))
+        self._news.put(("done", (future.key, error)))
 
     def _listen(self) -> None:
         """Wait for news. One at a time where one worker does all: then a seed gives the same trials each time."""
@@ -372,7 +374,7 @@ class _Search:
         if kind == "answer":
             self._answered(what)
             return
-        key, status, error = what
+        key, error = what
         flight = self.flights.get(key)
         if flight is None:
             return
@@ -409,7 +411,8 @@ class _Search:
             self._refuse({"odd": True, "message": error.message, "hint": error.hint})
             self._failed(flight, Outcome.RAISED, error.message, answer["seconds"])
             return
-        self.course.tried[trial] = Tried(_outcome(answer, self.study.objectives), answer["seconds"])
+        tries = self.course.tried[trial].tries + 1
+        self.course.tried[trial] = Tried(_outcome(answer, self.study.objectives), answer["seconds"], tries=tries)
 
     def _named(self, values: Mapping[str, float | None]) -> dict[str, float | None]:
         """Values by the names of objectives, which the first ones are, unless they were given."""
@@ -439,7 +442,7 @@ class _Search:
 
     def _failed(self, flight: Flight, outcome: Outcome, why: str, seconds: float = math.nan, trace: str = "") -> None:
         trial = flight.asked.trial
-        self.course.tried[trial] = Tried(outcome, seconds, why, trace)
+        self.course.tried[trial] = Tried(outcome, seconds, why, trace, self.course.tried[trial].tries + 1)
         self.study.tell(trial, None, attempt=flight.asked.attempt, failed=why)
         self._tell({"event": "trial_failed", "trial": trial, "why": why})
 
@@ -460,7 +463,8 @@ class _Search:
 
     def _best(self) -> str:
         best = self.study.best
-        return "" if best is None else ", ".join(f"{name} {value:.4g}" for name, value in best.objectives.items() if value)
+        values = best.objectives.items() if best is not None else ()
+        return ", ".join(f"{name} {value:.4g}" for name, value in values if value is not None)
 
     def _tell(self, event: dict[str, Any]) -> None:
         for listener in self.listeners:

@@ -25,11 +25,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from staffa.campaign.domain import Domain
+from staffa.campaign.objectives import Objectives
 from staffa.errors import ConfigError
 from staffa.search.answers import Values
-from staffa.campaign.domain import Domain
 from staffa.search.journal import Event
-from staffa.campaign.objectives import Objectives
 from staffa.search.strategies import Told
 from staffa.trial import Scalar
 

@@ -30,12 +30,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
+from staffa.campaign.domain import Domain
+from staffa.campaign.objectives import Objectives
 from staffa.errors import ConfigError, near
 from staffa.search import fronts
 from staffa.search.answers import Asked, Beat, ConflictError, Record, UnknownTrialError, Values, Verdict
-from staffa.campaign.domain import Domain
 from staffa.search.journal import Event, Journal
-from staffa.campaign.objectives import Objectives
 from staffa.search.register import CANCELLED, PENDING, RECORDED, STATES, WAITING, Entry, Register
 from staffa.search.strategies import Strategy, Told
 from staffa.trial import Scalar

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from staffa.campaign.domain import Domain
-from staffa.search.journal import Journal
 from staffa.campaign.objectives import Objectives
+from staffa.search.journal import Journal
 from staffa.search.strategies import Strategy, build
 from staffa.search.study import LEASE, Study
 from staffa.storage.workspace import Workspace
