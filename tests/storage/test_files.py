@@ -91,17 +91,18 @@ while True:
 def test_readers_never_see_half_a_file_though_writers_are_killed(tmp_path: Path) -> None:
     path = tmp_path / "busy.json"
     seen = set()
-    for _ in range(3):
+    for run in range(1, 4):
         writer = subprocess.Popen([sys.executable, "-c", WRITER, str(path)])
-        end = time.monotonic() + 0.6
-        while time.monotonic() < end or not path.exists():
+        least, most = time.monotonic() + 0.6, time.monotonic() + 120
+        # Each writer is seen at work, however busy the machine is.
+        while time.monotonic() < least or (len(seen) < 2 * run and time.monotonic() < most):
             if path.exists():
                 values = json.loads(path.read_bytes())
                 assert len(values) == 20_000 and len(set(values)) == 1
                 seen.add(values[0])
         writer.send_signal(signal.SIGKILL)
         writer.wait()
-    assert len(seen) > 3
+    assert len(seen) > 5
     sweep_partials(tmp_path, 0)
     assert [path.name for path in tmp_path.iterdir()] == ["busy.json"]
 

@@ -400,6 +400,9 @@ def assert_checksums(root):
     for store in stores(root):
         layout = json.loads((store / "zarr.json").read_text())["attributes"]["staffa"]
         for batch in [number for name, number in status(root) if name == store.name]:
+            marks = np.frombuffer((store / "status" / f"c.{batch}").read_bytes(), "u1")
+            if not np.isin(marks, range(1, 6)).any():
+                continue  # nobody was computed to the end
             sums = np.frombuffer((store / "checksum" / f"c.{batch}.0.0").read_bytes(), "<u4")
             for place, recorded in enumerate(sums.tolist()):
                 segment, output = divmod(place, len(layout["arrays"]))

@@ -15,6 +15,7 @@ from staffa.storage.ledger import history, read_summary
 from staffa.storage.workspace import Workspace
 
 if TYPE_CHECKING:
+    from staffa.api.searching import Search
     from staffa.execution.ending import Ended
     from staffa.views.drawing.style import Drawing
     from staffa.views.report import Report
@@ -40,6 +41,16 @@ class Run:
         from staffa.views.results import Results
 
         return Results(Workspace.open(self.root))
+
+    @property
+    def search(self) -> Search:
+        """What an adaptive search has found so far: `.best`, `.top(10)`, `.fronts()`, `.history`, `.plot()`.
+
+        Raises `ConfigError` for a campaign whose points were listed.
+        """
+        from staffa.api.searching import Search
+
+        return Search(Workspace.open(self.root))
 
     @property
     def status(self) -> dict[str, Any]:
@@ -119,8 +130,8 @@ def status(root: str | Path) -> dict[str, Any]:
     figures = dict(summary.get("figures") or {})
     holder = read_lease(workspace.lease)
     live = holder is not None and holder.alive()
-    if not live and (not figures or "ended" not in (summary.get("run") or {})):
-        # The driver died: its last summary is older than the last commit.
+    if not figures or (not live and "ended" not in (summary.get("run") or {})):
+        # The driver died: its last summary is older than the last commit. Or the first has yet to come.
         figures |= _counted(workspace)
     # A detached driver (or an heir) that is still in the queue.
     waiting = None if live else read_json(workspace.driver_job)

@@ -77,7 +77,7 @@ def plot(
     asked = Asked(x, y, z, by, kind, tuple(str(trial) for trial in trials))
     figure = plotted(results if where is None else results.where(where), asked)
     if to is not None:
-        _write(figure, Path(to))
+        write_figure(figure, Path(to))
     return figure
 
 
@@ -87,11 +87,12 @@ def plot_file(root: str | Path, *, to: str | Path | None = None, **asked: Any) -
 
     figure = plot(root, **asked)
     path = Workspace.open(root).figure(file_name(figure.facts)) if to is None else Path(to)
-    _write(figure, path)
+    write_figure(figure, path)
     return {**figure.facts, "file": str(path)}
 
 
-def _write(figure: Drawing, path: Path) -> None:
+def write_figure(figure: Drawing, path: Path) -> None:
+    """A figure as a file, whole or not at all, in the format its ending says."""
     from staffa.storage.files import write_aside
     from staffa.views.drawing.style import picture
 

@@ -28,8 +28,6 @@ Direction = Literal["minimize", "maximize"]
 DIRECTIONS = ("minimize", "maximize")
 LIKE = "objectives: {loss: minimize, bias: {of: bias.mean, target: 0.01, limit: 1.0}}"
 WORDS = ("of", "target", "limit", "direction", "priority", "group")
-CHANGEABLE = WORDS[1:]
-"""What can be changed of a search that ran: not what was measured."""
 
 
 @dataclass(frozen=True)
@@ -99,8 +97,10 @@ class Objective:
         """Why a value scores infinitely much; empty where it does not."""
         if value is None:
             return f"{self.name} is missing"
-        if math.isfinite(float(self.scores(value))) or self.scores(value) < 0:
-            return ""
+        return self._told(value) if self.scores(value) == np.inf else ""
+
+    def _told(self, value: float) -> str:
+        """Why a value does that does."""
         if self.limit is None or math.isnan(value):
             return f"{self.name} is {value!r}"
         return f"{self.name} = {value!r} is beyond its limit {self.limit!r}"
@@ -175,17 +175,38 @@ class Objectives:
         given = [None if values.get(one.name) is None else float(row[place]) for place, one in enumerate(self.all)]
         return "; ".join(filter(None, (one.why(value) for one, value in zip(self.all, given, strict=True))))
 
-    def changed(self, patch: Mapping[str, Mapping[str, Any]], field: str = "objectives") -> Objectives:
+    def whys(self, values: npt.ArrayLike) -> list[str]:
+        """The same for (n, objectives) values of many trials, NaN where there is nothing: a sentence each, or empty."""
+        given = np.asarray(values, np.float64).reshape(-1, len(self.all))
+        found = [""] * len(given)
+        for place, one in enumerate(self.all):
+            for row in np.flatnonzero(one.scores(given[:, place]) == np.inf).tolist():
+                text = one._told(float(given[row, place]))
+                found[row] = f"{found[row]}; {text}" if found[row] else text
+        return found
+
+    def changed(
+        self, patch: Mapping[str, Mapping[str, Any]], field: str = "objectives", *, only_looking: bool = False
+    ) -> Objectives:
         """The same with other targets, limits, directions, priorities or groups; None takes a target or limit away.
+
+        Arguments:
+        - `only_looking`: they may be of another column, too; and one that is not known yet is added, if it says `of`
+          which. What was measured for a search cannot be changed.
 
         Raises `ConfigError` for unknown objectives and words, and for what cannot be.
         """
         found = {one.name: one for one in self.all}
         for name, words in check_mapping(patch, field, "{bias: {target: 0.02}}").items():
-            if not isinstance(name, str) or name not in found:
+            said = check_mapping(words, f"{field}.{name}", "{target: 0.02}")
+            if not isinstance(name, str) or (name not in found and not (only_looking and "of" in said)):
                 raise ConfigError(f"{field}.{name}: there is no objective {name!r}", near(str(name), found))
-            given = _words(check_mapping(words, f"{field}.{name}", "{target: 0.02}"), f"{field}.{name}", CHANGEABLE)
-            found[name] = _made(lambda one=found[name], given=given: replace(one, **given), field)
+            if "of" in said and not only_looking:
+                hint = "look at others, without changing anything: staffa search top RUN --set loss.of=loss.max"
+                raise ConfigError(f"{field}.{name}.of: what was measured cannot be changed", hint)
+            given = _words(said, f"{field}.{name}", WORDS)
+            before = found.get(name) or Objective(check_name(name, field))
+            found[name] = _made(lambda before=before, given=given: replace(before, **given), field)
         return Objectives(tuple(found.values()))
 
     def words(self) -> dict[str, Any]:

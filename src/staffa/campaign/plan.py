@@ -149,6 +149,8 @@ class Plan:
 
     @property
     def batches(self) -> int:
+        if self.search is not None:  # any group may get them all
+            return math.ceil(self.search.trials / max(group.batch for group in self.groups))
         return sum(group.batches for group in self.groups)
 
     @property

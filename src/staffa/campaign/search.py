@@ -36,7 +36,7 @@ class PruneConfig(Section):
         default=0.25, description="Share of the trials that goes on, each time they are compared."
     )
     after: tuple[Count, ...] = Field(
-        default=(), description="Segments after which trials are compared, such as [1, 2, 4]; empty for powers of 1/keep."
+        default=(), description="Segments after which trials are compared: [1, 2, 4]; empty for powers of 1/keep."
     )
     least: Count = Field(default=8, description="Trials that must have come as far before any is given up.")
 

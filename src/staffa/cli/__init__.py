@@ -5,8 +5,8 @@ Exit codes: 0 all trials ok; 1 finished, some flagged, quarantined or missing; 2
 """
 
 # In the order of `staffa --help`.
-from staffa.cli import declaring, driving, looking, changing, archiving  # isort: skip
+from staffa.cli import declaring, driving, looking, searching, changing, archiving  # isort: skip
 from staffa.cli.complaints import main
 from staffa.cli.words import app
 
-__all__ = ["app", "archiving", "changing", "declaring", "driving", "looking", "main"]
+__all__ = ["app", "archiving", "changing", "declaring", "driving", "looking", "main", "searching"]

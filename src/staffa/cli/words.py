@@ -34,6 +34,10 @@ telemetry_app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Look at what a campaign's events measure."
 )
 app.add_typer(telemetry_app, name="telemetry")
+search_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Look at an adaptive search: the best trials, fronts, figures."
+)
+app.add_typer(search_app, name="search")
 
 CampaignFile = Annotated[Path, typer.Argument(help="The campaign's YAML file.", show_default=False)]
 RunFolder = Annotated[

@@ -145,6 +145,8 @@ class Board:
         self._unsettled: set[Batch] = set(self._part_of)
         self.vacant: set[Batch] = set()
         """Batches of a search that no trial belongs to yet."""
+        self._nobodys: set[Batch] = set()
+        """Those that none ever will belong to."""
 
     def load(
         self,
@@ -157,6 +159,8 @@ class Board:
         - `half_open`: of batches that were tried before, the lanes that are still to be run.
         """
         for batch, counts in statuses:
+            if batch in self.vacant or batch in self._nobodys:
+                continue
             self._settle(batch, counts, open_again=bool(counts.get(Outcome.MISSING.word)))
         for part in self.plan.parts:
             for number in part.batches():
@@ -188,6 +192,7 @@ class Board:
         """Nothing more is asked for: the batches that nobody has are done with."""
         for batch in self.vacant:
             self._settle(batch, {})
+        self._nobodys |= self.vacant
         self.vacant.clear()
 
     def is_settled(self, batch: Batch) -> bool:

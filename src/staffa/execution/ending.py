@@ -32,9 +32,8 @@ class Ended:
         if self.reason != "finished":
             return 130
         # Nobody misses what was cancelled; what waits for its input is missed.
-        healthy = sum(
-            self.outcomes.get(outcome.word, 0) for outcome in (Outcome.OK, Outcome.CANCELLED, Outcome.HOPELESS)
-        )
+        well = (Outcome.OK, Outcome.CANCELLED, Outcome.HOPELESS)
+        healthy = sum(self.outcomes.get(outcome.word, 0) for outcome in well)
         return 0 if healthy == sum(self.outcomes.values()) else 1
 
 

@@ -254,6 +254,8 @@ def propose(workspace: Workspace, declaration: Declaration, *, shrink: bool = Fa
     - `back`: have everything that was dropped and is named run after all, not only what is named anew.
     """
     plan, _ = current_plan(workspace)
+    if shrink:
+        _check_listed(workspace, plan)
     frozen = load_frozen(workspace.frozen, directory=workspace.code)
     known = roster_digests(workspace.rosters)
     prepared = unfolded(
@@ -295,10 +297,20 @@ def propose(workspace: Workspace, declaration: Declaration, *, shrink: bool = Fa
 def propose_drop(workspace: Workspace, indices: Iterable[int]) -> Proposal:
     """Drop these trials, as far as they were not issued; the declaration stays."""
     plan = load_plan(workspace)
+    _check_listed(workspace, plan)
     drop, marks = np.zeros(plan.trials, bool), _marks(workspace, plan)
     drop[np.fromiter(indices, np.int64)] = True
     facts = {"root": str(workspace.root), "generation": plan.generation, "trials": plan.trials}
     return Proposal(None, _indices(drop), (), {**facts, **_dropping(drop, marks)})
+
+
+def _check_listed(workspace: Workspace, plan: Plan) -> None:
+    """Refuse to drop trials of a search: it asks for none that is not issued at once."""
+    if plan.search is not None:
+        raise ConfigError(
+            f"'{workspace.root}' is a search: it asks for trials one by one, and there is none to drop",
+            f"staffa cancel {workspace.root} TRIAL, or to ask for no more: staffa stop {workspace.root}",
+        )
 
 
 def _indices(mask: Mask) -> tuple[int, ...]:

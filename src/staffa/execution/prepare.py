@@ -32,10 +32,10 @@ from staffa.execution.bench import spec_of
 from staffa.execution.company import check_company
 from staffa.execution.ensemble import blocks_of
 from staffa.execution.ensemble import check as check_reducers
-from staffa.execution.objective import check_objectives
 from staffa.experiment.protocol import Experiment, Sampling, Schema
 from staffa.experiment.registry import build, offered
 from staffa.rows import array_layout
+from staffa.rows.objective import check_objectives
 from staffa.search.strategies import Strategy
 from staffa.search.strategies import build as build_strategy
 from staffa.storage.files import write_aside

@@ -20,11 +20,12 @@ from staffa.campaign.asking import Asking
 from staffa.campaign.model import CampaignConfig
 from staffa.campaign.objectives import Objectives
 from staffa.campaign.plan import Plan, Rows
-from staffa.execution import objective
+from staffa.errors import ConfigError
 from staffa.execution.board import Batch, Board
 from staffa.execution.exempt import named
 from staffa.execution.prepare import Built, strategy_of
 from staffa.execution.tally import batch_key
+from staffa.rows import objective
 from staffa.search.halving import Halving
 from staffa.search.strategies import Strategy, Told
 from staffa.seeds import key_words
@@ -41,6 +42,7 @@ ROSTER_SHARE = 0.02
 
 EXEMPT = [outcome for outcome in Outcome if outcome.exempt]
 
+Row = npt.NDArray[np.float64]
 Columns = dict[str, npt.NDArray[Any]]
 Note = Callable[[dict[str, Any]], None]
 
@@ -64,6 +66,12 @@ class Refill(Protocol):
     def compared(self, batch: Batch, segments: int) -> Collection[int]:
         """Lanes of a batch that are not worth going on with, after so many segments."""
 
+    def change(self, patch: Mapping[str, Any]) -> dict[str, Any]:
+        """Something else is good from now on; returns `done` with the `objectives`, or `why` it is not."""
+
+    def facts(self) -> dict[str, Any]:
+        """What the run's figures say of it."""
+
     def tick(self, now: float) -> None:
         """What is due now and then."""
 
@@ -85,6 +93,12 @@ class Listed:
 
     def compared(self, batch: Batch, segments: int) -> Collection[int]:
         return ()
+
+    def change(self, patch: Mapping[str, Any]) -> dict[str, Any]:
+        return {"done": False, "why": "the campaign is no search"}
+
+    def facts(self) -> dict[str, Any]:
+        return {}
 
     def tick(self, now: float) -> None:
         pass
@@ -117,28 +131,42 @@ class Seat:
 
 @dataclass
 class Knowledge:
-    """What was told so far, in buffers that grow."""
+    """What was told so far, in buffers that grow.
+
+    Arguments:
+    - `values`: (trials, objectives), NaN for what there is nothing of; `scores` are made of them.
+    - `version`: how often other objectives made others of them.
+    """
 
     dimension: int
     objectives: Objectives
-    points: npt.NDArray[np.float64] = field(init=False)
-    scores: npt.NDArray[np.float64] = field(init=False)
+    points: Row = field(init=False)
+    values: Row = field(init=False)
+    scores: Row = field(init=False)
     count: int = 0
+    version: int = 0
 
     def __post_init__(self) -> None:
         self.points = np.empty((64, self.dimension))
+        self.values = np.full((64, len(self.objectives.all)), np.nan)
         self.scores = np.empty((64, len(self.objectives.groups)))
 
-    def add(self, points: npt.NDArray[np.float64], found: npt.NDArray[np.float64]) -> None:
+    def add(self, points: Row, values: Row) -> None:
         end = self.count + len(points)
         while end > len(self.points):
             self.points = np.concatenate([self.points, np.empty_like(self.points)])
+            self.values = np.concatenate([self.values, np.full_like(self.values, np.nan)])
             self.scores = np.concatenate([self.scores, np.empty_like(self.scores)])
-        self.points[self.count : end], self.scores[self.count : end] = points, found
+        new = slice(self.count, end)
+        self.points[new], self.values[new], self.scores[new] = points, values, self.objectives.scores(values)
         self.count = end
 
+    def rescore(self, objectives: Objectives) -> None:
+        self.objectives, self.scores = objectives, objectives.scores(self.values)
+        self.version += 1
+
     def told(self) -> Told:
-        return Told(self.points[: self.count], self.scores[: self.count])
+        return Told(self.points[: self.count], self.scores[: self.count], self.version)
 
 
 class Searching:
@@ -185,6 +213,8 @@ class Searching:
         self._next = max(taken, default=-1) + 1
         self._lost = deque(place for place in range(self._next) if place not in taken)
         board.reserve(batch for group, free in enumerate(self._free) for batch in ((group, b) for b in free))
+        if not self._left:
+            board.release()
         self._remember()
         for name in dict.fromkeys([*self.books.came, *map(named, self.seats)]):
             if batch_key(name) in self.seats:
@@ -300,8 +330,15 @@ class Searching:
         """Give the trials of a group that have no seat yet a batch."""
         size = self.plan.groups[group].batch
         chosen, self._asked[group] = sorted(self._asked[group][:size], key=_place_of), self._asked[group][size:]
-        places = tuple(place for place, _ in chosen)
         columns = {name: np.concatenate([one[name] for _, one in chosen]) for name in self.asking.domain.names}
+        return self.seat(group, tuple(place for place, _ in chosen), columns)
+
+    def seat(self, group: int, places: tuple[int, ...], columns: Columns) -> Batch:
+        """Give trials at some points the next batch of a group; what is said of it stands in the journal first.
+
+        Arguments:
+        - `places`: which of the search's trials they are, ascending; `columns`: what the search varies, (places,) each.
+        """
         rows = self.asking.rows(columns)
         base, replicates = rows.digests, tuple(map(self._repeated, map(bytes, rows.digests)))
         if any(replicates):
@@ -354,9 +391,7 @@ class Searching:
         if found is None or np.isnan(found[: len(status)][data & fresh]).all():
             found = objective.values(self.plan, self.plan.groups[group], store, number)
             store.score(number, found)
-        scores = self.objectives.scores(found[: len(status)])
-        scores[~data] = np.inf
-        self._know.add(seat.points[fresh], scores[fresh])
+        self._know.add(seat.points[fresh], np.where(data[:, None], found[: len(status)], np.nan)[fresh])
         before |= fresh
 
     def compared(self, batch: Batch, segments: int) -> Collection[int]:
@@ -369,7 +404,25 @@ class Searching:
         self._note({"event": "trials_judged", "batch": named(batch), "segment": segments, "hopeless": spans(hopeless)})
         return hopeless
 
+    def change(self, patch: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            objectives = self.objectives.changed(patch)
+        except ConfigError as error:
+            return {"done": False, "why": error.message}
+        if objectives != self.objectives:
+            self.objectives = objectives
+            self._know.rescore(objectives)
+            if self._halving is not None:
+                self._halving.forget()
+                self._remember()
+            self._note({"event": "objectives_changed", "objectives": objectives.words()})
+        return {"done": True, "objectives": objectives.words()}
+
     # --- readers -----------------------------------------------------------------------------------------
+
+    def facts(self) -> dict[str, Any]:
+        assert self.plan.search is not None
+        return {"asked": self.plan.search.trials - self._left, "batches": len(self.seats)}
 
     def tick(self, now: float) -> None:
         self._roster.tick(now)
@@ -449,7 +502,6 @@ def refill_of(
         return Listed()
     search, asking = config.search, Asking(config, plan, Built(workspace.code).offer)
     strategy = strategy_of(config)
-    objectives, prune = Objectives.read(search.objectives), search.prune
+    objectives, prune = Objectives.read(books.objectives or search.objectives), search.prune
     halving = Halving(prune.keep, prune.least) if prune is not None else None
     return Searching(workspace, plan, stores, books, asking, objectives, strategy, halving)
-

@@ -10,6 +10,7 @@ from staffa.campaign.plan import Plan
 from staffa.execution.ending import Stop
 from staffa.execution.growing import carry_out, look_again
 from staffa.execution.pool import Pool
+from staffa.execution.refilling import Refill
 from staffa.execution.sealing import Sealing
 from staffa.execution.verify import reopen
 from staffa.execution.wishes import Wishes
@@ -21,12 +22,14 @@ class Requests:
     """Who does what is asked.
 
     Arguments:
+    - `refill`: what asks for more trials.
     - `adopt`: puts a plan that has grown in the place of the driver's.
     - `busy`: parts that are being sealed.
     - `since`: Unix time at which this driver began: what was asked before was asked of another one.
     """
 
     wishes: Wishes
+    refill: Refill
     sealing: Sealing
     pool: Pool
     stop: Stop
@@ -53,6 +56,8 @@ class Requests:
             reply = carry_out(self.wishes, asked, self.adopt)
         elif request.verb == "reconcile":
             reply = look_again(self.wishes.desk)
+        elif request.verb == "objectives":
+            reply = self.refill.change(asked["patch"])
         elif request.verb == "scale":
             reply = self.pool.scale(dict(asked.get("workers", {})))
         else:

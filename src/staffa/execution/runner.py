@@ -125,8 +125,9 @@ class Runner:
         self._rate = Rate()
         self._started = clock()
         self.requests = Requests(
-            self.wishes, self.sealing, pool, self.stop, self._adopt, lambda: self.board.sealing, self._started
-        )
+            self.wishes, self.refill, self.sealing, pool, self.stop, self._adopt,
+            lambda: self.board.sealing, self._started,
+        )  # fmt: skip
 
     def run(self) -> Ended:
         """Issue everything that has no data yet, to the end (or until stopped)."""
@@ -572,6 +573,7 @@ class Runner:
             "rate": round(rate, 3),
             "eta": round((self.plan.trials - settled) / rate, 1) if rate else None,
             "batches": self.plan.batches,
+            **self.refill.facts(),
             "flying": len(self.board.flying),
             "waiting": self.board.waiting,
             "retrying": self.board.retrying,
@@ -591,7 +593,8 @@ class Runner:
         if now - self._counted >= CENSUS_SECONDS or not (self.board.flying or self.board.waiting):
             board, archived = self.board, sum(self.sealing.archive.held.values())
             flying, again, words = board.trials_flying, board.trials_retrying, self.ledger.books.words
-            states = census(self.plan.trials, outcomes, words, issued=flying, retried=again, archived=archived)
+            trials = self.refill.facts().get("asked", self.plan.trials)
+            states = census(trials, outcomes, words, issued=flying, retried=again, archived=archived)
             self._counts, self._counted = {"states": states, "groups": board.by_group()}, now
         return self._counts
 

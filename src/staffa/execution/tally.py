@@ -61,9 +61,16 @@ def counted(plan: Plan, stores: Mapping[int, HotStore]) -> dict[str, Any]:
         "settled": outcomes.total(),
         "outcomes": dict(outcomes),
         "batches": plan.batches,
+        **(_seated(stores) if plan.search is not None else {}),
         "parts": len(plan.parts),
         "groups": [group_facts(group, found) for group, found in zip(plan.groups, groups, strict=True)],
     }
+
+
+def _seated(stores: Mapping[int, HotStore]) -> dict[str, int]:
+    """What of a search was asked for."""
+    found = [store.seated for store in stores.values()]
+    return {"asked": sum(trials for _, trials in found), "batches": sum(batches for batches, _ in found)}
 
 
 def batch_counts(plan: Plan, stores: Mapping[int, HotStore]) -> Iterable[tuple[Batch, Mapping[str, int]]]:

@@ -87,7 +87,8 @@ def plan(workspace: Workspace) -> tuple[Plan | None, Check]:
         found = load_plan(workspace)
     except StaffaError as error:
         return None, _check(workspace, "plan", FAILED, _first(error), error.hint)
-    words = f"{found.trials:,} trials in {found.batches:,} batches, {len(found.groups)} groups"
+    most = "up to " if found.search is not None else ""
+    words = f"{most}{found.trials:,} trials in {most}{found.batches:,} batches, {len(found.groups)} groups"
     return found, _check(workspace, "plan", OK, words)
 
 

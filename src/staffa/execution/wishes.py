@@ -267,8 +267,9 @@ class Wishes:
         if trials is not None:
             wanted = np.frombuffer(bytes.fromhex("".join(trials)), np.uint8).reshape(-1, DIGEST_BYTES)
         for number, store in self.desk.stores.items():
-            size, count = store.layout.batch, store.layout.trials
-            rows = np.arange(count) if wanted is None else np.flatnonzero(stand_in(store.names, wanted))
+            size, names = store.layout.batch, store.names
+            # Of a search not every row is a trial's yet.
+            rows = np.flatnonzero(names.any(axis=1) if wanted is None else stand_in(names, wanted))
             if not len(rows):
                 continue
             whole = store.status()

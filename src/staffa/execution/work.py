@@ -21,7 +21,6 @@ import numpy as np
 import numpy.typing as npt
 
 from staffa.cells import blank, packed, unpacked
-from staffa.execution import objective
 from staffa.execution.bench import Bench, Order, bench_errors, bench_of, device_kind, programs, start_mark
 from staffa.execution.gauges import memory
 from staffa.execution.lanes import asked_to_leave, seconds_left
@@ -41,6 +40,7 @@ from staffa.experiment.batch import (
 from staffa.experiment.compiles import compiles
 from staffa.experiment.perform import device_dtype
 from staffa.experiment.simulate import Loop
+from staffa.rows import objective
 from staffa.storage import checkpoints
 from staffa.storage.hot import HotStore
 from staffa.storage.spans import spans

@@ -36,6 +36,10 @@ class Halving:
         for lane, own in zip(lanes, scores, strict=True):
             came[batch, lane] = own
 
+    def forget(self) -> None:
+        """What came before is to be told anew: it scores otherwise now."""
+        self._came.clear()
+
     def judge(self, rung: int, batch: Hashable, lanes: Sequence[int], scores: npt.NDArray[np.float64]) -> list[int]:
         """The lanes that are not worth going on with; arguments as for `remember`."""
         self.remember(rung, batch, lanes, scores)

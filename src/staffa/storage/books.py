@@ -127,7 +127,7 @@ class Books:
     - `condition`: `paused` with its reason while the driver is paused.
     - `spending`: what has been held of the machines.
     - `asked`: of a search, by batch what was asked for (`trials_asked`), in that order; `came`: its batches in the
-      order in which they settled.
+      order in which they settled; `objectives`: what it is after, in words, where that was changed.
     """
 
     charged: dict[str, tuple[int, ...]] = field(default_factory=dict)
@@ -162,6 +162,7 @@ class Books:
     spending: Spending = field(default_factory=Spending)
     asked: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     came: list[str] = field(default_factory=list)
+    objectives: dict[str, Any] = field(default_factory=dict)
 
     def note(self, event: Mapping[str, Any]) -> None:
         """Enter one event. Unknown ones are only counted, malformed ones as `unreadable`."""
@@ -383,6 +384,12 @@ def _trials_asked(books: Books, event: Mapping[str, Any]) -> None:
     books.asked[event["batch"]] = {name: event.get(name, ()) for name in ("places", "points", "replicates")}
 
 
+def _objectives_changed(books: Books, event: Mapping[str, Any]) -> None:
+    said = dict(event["objectives"])
+    books.objectives.clear()
+    books.objectives.update(said)
+
+
 def _batch_damaged(books: Books, event: Mapping[str, Any]) -> None:
     books.settled.discard(event["batch"])
     books.segments.pop(event["batch"], None)
@@ -480,6 +487,7 @@ _ENTRIES: Mapping[str, Callable[[Books, Mapping[str, Any]], None]] = {
     "batch_yielded": _batch_yielded,
     "batches_found": _batches_found,
     "trials_asked": _trials_asked,
+    "objectives_changed": _objectives_changed,
     "batch_damaged": _batch_damaged,
     "retry_planned": _retry_planned,
     "quarantined": _quarantined,

@@ -75,14 +75,12 @@ def write_group(
         create_output(path / array.name, layout, array)
     _create_marks(group, layout)
     rows, chunk = layout.rows, layout.parameter_chunk
-    _fill(group, "trial", np.asarray(digests, dtype=object), rows, ("trial",), "str", chunk)
+    _fill(group, "trial", np.asarray(digests, dtype=object), rows, ("trial",), "str", chunk, plain=layout.seated)
     _fill(group, "identity", identity, rows, ("trial", "identity_word"), "uint32", chunk, plain=layout.seated)
     about = layout.attributes.get("about", {})
     for name, values in columns.items():
-        kind = _zarr_type(values)
-        _fill(
-            group, name, values, rows, ("trial",), kind, chunk, about.get(name), plain=layout.seated and kind != "str"
-        )
+        kind, own = _zarr_type(values), about.get(name)
+        _fill(group, name, values, rows, ("trial",), kind, chunk, own, plain=layout.seated)
     if layout.draws is not None:
         _fill(group, "draw", np.arange(layout.draws), layout.draws, ("draw",), "int64", layout.draws)
     for name, coordinate in layout.coords.items():

@@ -88,7 +88,8 @@ class HotStore:
             raise WorkspaceError(f"{path} is not a hot store of Staffa: {error}", "staffa plan") from None
         arrays = tuple(ArrayLayout(**tupled(array)) for array in described.pop("arrays"))
         coords = {name: tuple(values) for name, values in described.pop("coords").items()}
-        return cls(path, GroupLayout(arrays=arrays, coords=coords, **described))
+        lists: dict[str, Any] = {name: tuple(described.pop(name, ())) for name in ("objectives", "rungs")}
+        return cls(path, GroupLayout(arrays=arrays, coords=coords, **lists, **described))
 
     def write(self, name: str, batch: int, segment: int, data: Row, scratch: Path) -> Path:
         """Write one shard whole: through a scratch array, synced, then renamed into place."""
@@ -173,14 +174,12 @@ class HotStore:
 
         Doing it again with the same trials changes nothing.
         """
-        size, text = self.layout.batch, np.asarray(digests, object)
-        first = batch * size
-        for name, values in {**columns, "trial": text}.items():
-            array = self._array(name)
+        size = self.layout.batch
+        for name, values in {**columns, "trial": np.asarray(digests, object)}.items():
             if values.dtype == object:
-                self._writable(name)[first : first + len(values)] = values
+                self._put(name, f"c.{batch}", _texts(values, size), sync=False)
             else:
-                self._put(name, f"c.{batch}", _filled(values.astype(array.dtype), size), sync=False)
+                self._put(name, f"c.{batch}", _filled(values.astype(self._array(name).dtype), size), sync=False)
         # Last: it says how many rows are taken.
         self._put("identity", f"c.{batch}.0", _filled(identity.astype("<u4"), size), sync=False)
 
@@ -200,8 +199,34 @@ class HotStore:
         """The same as it stands; None where nobody has written it."""
         if not (self.path / "objectives" / f"c.{batch}.0").exists():
             return None
-        count = len(self.layout.objectives)
-        return self._get("objectives", f"c.{batch}.0", np.dtype("<f8"), self.layout.batch * count).reshape(-1, count)
+        return self._scores(batch)
+
+    def all_scores(self) -> tuple[Row, Row]:
+        """The same of all rows, (rows, objectives), and of which batches somebody has written it, (batches,)."""
+        size = self.layout.batch
+        whole = np.full((self.layout.rows, len(self.layout.objectives)), np.nan)
+        written = np.zeros(self.layout.batches, bool)
+        for entry in os.scandir(self.path / "objectives"):
+            number = entry.name.removeprefix("c.").removesuffix(".0")
+            if number.isdigit():
+                written[int(number)] = True
+                whole[int(number) * size : (int(number) + 1) * size] = self._scores(int(number))
+        return whole, written
+
+    def _scores(self, batch: int) -> Row:
+        shape = self.layout.batch, len(self.layout.objectives)
+        with contextlib.suppress(
+            ValueError, FileNotFoundError
+        ):  # a damaged disk's length; zeros would be the best of all
+            return np.frombuffer((self.path / "objectives" / f"c.{batch}.0").read_bytes(), "<f8").reshape(shape).copy()
+        return np.full(shape, np.nan)
+
+    @property
+    def seated(self) -> tuple[int, int]:
+        """How many batches and trials of a search have a seat."""
+        names = (entry.name.removeprefix("c.").removesuffix(".0") for entry in os.scandir(self.path / "identity"))
+        taken = [self.seats(int(name)) for name in names if name.isdigit()]
+        return sum(map(bool, taken)), sum(taken)
 
     def compare(self, batch: int, segments: int, objectives: Row) -> None:
         """Write down the same after some segments, where a search compares its trials."""
@@ -367,13 +392,6 @@ class HotStore:
                     self._arrays[name] = zarr.open_array(self.path / name, mode="r")
             return self._arrays[name]
 
-    def _writable(self, name: str) -> Any:
-        """An array of texts, to seat trials in."""
-        import zarr
-
-        with ZARRS_LOCK, quiet():
-            return zarr.open_array(self.path / name, mode="r+")
-
     def _scratch(self, array: ArrayLayout, scratch: Path) -> Any:
         key = f"{scratch}/{array.name}"
         with self._lock:
@@ -389,6 +407,15 @@ def _filled(values: Row, rows: int) -> Row:
     whole = np.zeros((rows, *values.shape[1:]), values.dtype)
     whole[: len(values)] = values
     return whole
+
+
+def _texts(values: Row, rows: int) -> Row:
+    """Texts as Zarr has them on disk, with empty ones for the rest of the rows."""
+    from numcodecs.vlen import VLenUTF8
+
+    whole = np.full(rows, "", object)
+    whole[: len(values)] = values
+    return np.frombuffer(VLenUTF8().encode(whole), np.uint8)
 
 
 def _crc32c(path: Path) -> int:

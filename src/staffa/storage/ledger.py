@@ -15,7 +15,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -157,15 +157,18 @@ class Ledger:
         self._changed, self._summed_at = False, now
 
 
-def history(workspace: Workspace) -> Iterator[dict[str, Any]]:
+def history(workspace: Workspace, only: Collection[str] = ()) -> Iterator[dict[str, Any]]:
     """Everything that was recorded, journal after journal in the order they were begun.
 
     A torn last line is passed over (its fact is found again). Rubbish elsewhere is skipped too, but
     counted: an event `unreadable {journal, lines}` follows the journal. No ledger, no history.
+
+    Arguments:
+    - `only`: events of these names; what a line says otherwise is not read at all.
     """
     journals = [_Journal(path) for path in sorted(workspace.ledger.glob("events-*.jsonl"))]
     for found in sorted(journals, key=_Journal.began):
-        yield from found.whole()
+        yield from found.whole(only)
 
 
 def journal(path: Path) -> Iterator[dict[str, Any]]:
@@ -187,18 +190,22 @@ class _Journal:
     path: Path
     rubbish: int = 0
 
-    def whole(self) -> Iterator[dict[str, Any]]:
+    def whole(self, only: Collection[str] = ()) -> Iterator[dict[str, Any]]:
         """Its events, and last a word on what was none."""
-        yield from self.events()
+        yield from self.events(only)
         if self.rubbish:
             yield {"event": "unreadable", "journal": self.path.name, "lines": self.rubbish}
 
-    def events(self) -> Iterator[dict[str, Any]]:
+    def events(self, only: Collection[str] = ()) -> Iterator[dict[str, Any]]:
         self.rubbish = 0
+        # A line begins with the event's name, as `Ledger.append` writes it.
+        heads = tuple(f'{{"event":"{name}",'.encode() for name in only) or (b"",)
         with contextlib.suppress(FileNotFoundError), self.path.open("rb") as lines:
             for line in lines:
                 if not line.endswith(b"\n"):
                     return
+                if not line.startswith(heads):
+                    continue
                 event = _event(line)
                 if event is None:
                     self.rubbish += 1

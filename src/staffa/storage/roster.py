@@ -71,6 +71,11 @@ def read_rosters(paths: Sequence[Path], columns: Sequence[str] | None = None) ->
     return pa.concat_tables(tables, promote_options="default")
 
 
+def listed(paths: Sequence[Path]) -> int:
+    """How many trials the lists have, by their footers: of a search those that were asked for so far."""
+    return sum(int(pq.read_metadata(path).num_rows) for path in paths)
+
+
 def find_trial(paths: Path | Sequence[Path], trial: str) -> dict[str, Any] | None:
     """The row of a trial, by (the beginning of) its digest or by its index; None unless it is one.
 

@@ -401,6 +401,7 @@ class PartSealed(Event):
     found: bool = False
     """It stood there already, and nobody had said so."""
 
+
 # --- searches --------------------------------------------------------------------------------------
 
 
@@ -428,6 +429,14 @@ class TrialsJudged(Event):
     """Lanes that are given up: `3,5-7`."""
     best: Sequence[float] = ()
     """The least score of each group so far, among all that came as far."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectivesChanged(Event):
+    """Something else is good from now on: every trial of a search is scored anew, and none runs again."""
+
+    objectives: Mapping[str, Any]
+    """All of them, in the words of a campaign."""
 
 
 # --- those who are told ----------------------------------------------------------------------------

@@ -48,7 +48,13 @@ def dataset(standing: Standing, number: int) -> xarray.Dataset:
     # Rows past the last trial only fill up a shard.
     found = hot.set_coords(["status", "seconds"]).isel(trial=slice(0, group.trials))
     whole: xarray.Dataset = found.assign({a.name: _variable(standing, number, a) for a in store.layout.arrays})
-    return whole
+    return whole.isel(trial=_taken(whole["trial"].values)) if store.layout.seated else whole
+
+
+def _taken(trials: Row) -> slice | Row:
+    """Rows of a search's group that belong to a trial: there are as many as it may ask for."""
+    rows = np.flatnonzero(trials != "")
+    return slice(0, len(rows)) if np.array_equal(rows, np.arange(len(rows))) else rows
 
 
 def one(standing: Standing, number: int, row: int, trial: str) -> xarray.Dataset:

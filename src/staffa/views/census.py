@@ -12,6 +12,9 @@ from staffa.storage.workspace import Workspace
 from staffa.trial import Outcome
 from staffa.views.stored import group_store
 
+WORDS = np.array([Outcome(code).word if code in set(Outcome) else "" for code in range(256)], object)
+"""What outcomes are called, by their number in a store."""
+
 
 def every_trial(workspace: Workspace, plan: Plan, lacking: list[str] | None = None) -> pa.Table:
     """All trials in the order of the campaign: `index`, `trial`, `group`, `row`, `replicate`, the parameters,
@@ -23,7 +26,6 @@ def every_trial(workspace: Workspace, plan: Plan, lacking: list[str] | None = No
     """
     table = read_rosters(workspace.rosters)
     groups, rows = table["group"].to_numpy(), table["row"].to_numpy()
-    words = np.array([Outcome(code).word if code in set(Outcome) else "" for code in range(256)], object)
     samplers = np.array([group.sampler for group in plan.groups], object)
     codes = np.zeros(len(groups), np.uint8)
     for number in range(len(plan.groups)):
@@ -36,4 +38,4 @@ def every_trial(workspace: Workspace, plan: Plan, lacking: list[str] | None = No
             flaw = f"{error.strerror}: '{error.filename}'" if isinstance(error, OSError) else error.message
             lacking.append(flaw)
     found = table.append_column("sampler", pa.array(samplers[groups], pa.string()))
-    return found.append_column("outcome", pa.array(words[codes], pa.string()))
+    return found.append_column("outcome", pa.array(WORDS[codes], pa.string()))

@@ -19,11 +19,12 @@ from staffa.storage.lease import read_lease
 from staffa.storage.ledger import history
 from staffa.storage.merged import origin_of
 from staffa.storage.roster import find_trial
+from staffa.storage.spans import unspan
 from staffa.storage.trial_logs import as_text, read_lines
 from staffa.storage.workspace import Workspace
 from staffa.trial import Outcome
 from staffa.views.readings import number, span
-from staffa.views.stored import group_store, stored_plan
+from staffa.views.stored import group_store, how_to_name, stored_plan
 
 Event = Mapping[str, Any]
 
@@ -122,7 +123,7 @@ def _found(workspace: Workspace, trial: str) -> Place:
     if row is None:
         raise ConfigError(
             f"{trial!r} names no trial of '{workspace.root}', or more than one",
-            f"give its index, 0 to {plan.trials - 1}, or more of its digest",
+            how_to_name(workspace),
         )
     group = plan.groups[row["group"]]
     parameters = {name: value for name, value in row.items() if name not in PLACE and value is not None}
@@ -208,6 +209,15 @@ def _retried(case: Case, event: Event) -> str:
     return f"to be tried again, at the earliest {span(max(event['due'] - event['at'], 0))} later"
 
 
+def _asked(case: Case, event: Event) -> str:
+    return f"asked for by the search, as its trial number {unspan(event['places'])[case.place.lane]}"
+
+
+def _judged(case: Case, event: Event) -> str:
+    given_up = case.place.lane in unspan(event["hopeless"])
+    return f"compared after segment {event['segment']}: {'given up' if given_up else 'it goes on'}"
+
+
 def _failed_before(_: Case, event: Event) -> str:
     told = f"the trial {_OUTCOMES.get(event['outcome'], event['outcome'])} before the merge: {event['message']}"
     return told.rstrip(": ")
@@ -228,6 +238,8 @@ _TELLERS: Mapping[str, Callable[[Case, Event], str]] = {
     "retry_planned": _retried,
     "quarantined": _quarantined,
     "failed_before": _failed_before,
+    "trials_asked": _asked,
+    "trials_judged": _judged,
     "cancelled": lambda _, event: "cancelled: it will not be run",
     "missing_input": lambda _, event: "an input of it is not there: it waits",
     "input_found": lambda _, event: "its input is there now",
@@ -247,6 +259,9 @@ def _verdict(case: Case, now: float) -> tuple[str, str, str]:
         return _cancelled(case)
     if case.outcome is Outcome.MISSING_INPUT:
         return _without_input(case)
+    if case.outcome is Outcome.HOPELESS:
+        why = "The search gave it up between two segments: others were better by then."
+        return "hopeless", why, "staffa search top RUN"
     if word == "quarantined":
         return _given_up(case)
     if case.live and case.place.batch_id in case.books.flying:

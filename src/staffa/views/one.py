@@ -19,6 +19,7 @@ from staffa.storage.trial_logs import as_text, read_lines
 from staffa.trial import Outcome
 from staffa.views.names import Names
 from staffa.views.standing import Place, Standing
+from staffa.views.stored import how_to_name
 from staffa.views.unsealed import Unsealed
 
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ def find(standing: Standing, layout: ArchiveLayout, name: str) -> Trial:
     if row is None:
         raise ConfigError(
             f"{name!r} names no trial of '{standing.workspace.root}', or more than one",
-            f"give its index, 0 to {standing.plan.trials - 1}, or more of its digest",
+            how_to_name(standing.workspace),
         )
     values = {name: value for name, value in row.items() if name not in PLACE and value is not None}
     return Trial(

@@ -16,6 +16,7 @@ import pyarrow as pa
 from staffa.campaign.plan import Plan
 from staffa.errors import ConfigError, WorkspaceError, near
 from staffa.rows import archive_layout
+from staffa.storage.roster import listed
 from staffa.storage.tables import ARROW
 from staffa.storage.workspace import Workspace
 from staffa.views.loading import Loaded, checked, loaded, restricted
@@ -166,7 +167,12 @@ class Results:
 
     def __len__(self) -> int:
         """How many trials these are results of, with data or without."""
-        return self._plan.trials if self._chosen is None else len(self._chosen)
+        return self._listed if self._chosen is None else len(self._chosen)
+
+    @property
+    def _listed(self) -> int:
+        """How many trials the campaign has; of a search those that were asked for so far."""
+        return self._plan.trials if self._plan.search is None else listed(self.workspace.rosters)
 
     # --- tables --------------------------------------------------------------------------------------
 
@@ -335,7 +341,7 @@ class Results:
         return [*ROOTS, *self.tables]
 
     def __repr__(self) -> str:
-        of = "" if self._chosen is None else f" of {len(self._chosen):,} of {self._plan.trials:,} trials"
+        of = "" if self._chosen is None else f" of {len(self._chosen):,} of {self._listed:,} trials"
         return f"<results{of} of {str(self.workspace.root)!r}: {', '.join((*ROOTS, *self.tables[2:]))}>"
 
 

@@ -65,6 +65,7 @@ def plan_facts(
         "root": str(root),
         "trials": plan.trials,
         "merged": plan.merged,
+        "search": [name for name, _ in plan.search.objectives] if plan.search is not None else None,
         "groups": len(plan.groups),
         "programs": plan.programs,
         "batches": plan.batches,
@@ -107,7 +108,7 @@ def plan_sheet(facts: Facts) -> Sheet:
     sizes = "/".join(f"{batch:,}" for batch in facts["batch"])
     inodes = f"{facts['inodes']:,}, {facts['inodes_per_1000_trials']:g} for 1,000 trials"
     lines = {
-        "trials": f"{facts['trials']:,}{merged}",
+        "trials": _planned(facts) + merged,
         "groups": f"{facts['groups']:,}, {number(facts['programs'], 'program')} to compile",
         "batches": f"{facts['batches']:,} of up to {sizes} trials"
         + (f", {number(facts['segments'], 'segment')} each" if facts["segments"] > 1 else ""),
@@ -125,6 +126,12 @@ def plan_sheet(facts: Facts) -> Sheet:
     notes += estimate_notes(facts.get("estimate") or {})
     notes.append("nothing is refused, nothing was written; next: " + facts["next"])
     return Sheet(facts["root"], lines, _group_grid(shown), notes)
+
+
+def _planned(facts: Facts) -> str:
+    if not facts.get("search"):
+        return f"{facts['trials']:,}"
+    return f"up to {facts['trials']:,}, asked for as results come in, for {', '.join(facts['search'])}"
 
 
 def _machine_lines(cluster: Facts) -> dict[str, str]:
@@ -189,7 +196,8 @@ def ended_facts(root: Path, resumed: bool, ended: Facts, exit_code: int, status:
         **ended,
         "exit_code": exit_code,
         "trials": figures.get("trials", 0),
-        "missing": figures.get("trials", 0) - figures.get("settled", 0),
+        "missing": figures.get("asked", figures.get("trials", 0)) - figures.get("settled", 0),
+        "unasked": figures.get("trials", 0) - figures.get("asked", figures.get("trials", 0)),
         "parts": figures.get("parts", 0),
         "sealed": figures.get("sealed", 0),
         "archive": str(root / "archive"),
@@ -213,6 +221,7 @@ def ended_sheet(facts: Facts) -> Sheet:
         "results": f"{facts['archive']} ({facts['sealed']:,} of {number(facts['parts'], 'part')} sealed)",
         **{f"next{' ' * place}": command for place, command in enumerate(facts["next"])},
         **class_counts(facts["outcomes"], facts["quarantined"], facts["missing"]),
+        **({"not asked": f"{facts['unasked']:,}"} if facts["unasked"] else {}),
     }
     return Sheet(title, lines)
 
@@ -237,6 +246,8 @@ def next_commands(root: str | Path, status: Facts) -> list[str]:
         commands.append(f"staffa consolidate {run}")
     if any(figures.get("outcomes", {}).get(word) for word in ("raised", "timeout", "killed")):
         commands += [f'staffa query {run} "select * from failed"', f"staffa retry {run}"]
+    if "asked" in figures:
+        commands.append(f"staffa search top {run}")
     return commands or [f'staffa query {run} "select * from trials limit 5"']
 
 
@@ -255,6 +266,7 @@ def status_sheet(status: Facts) -> Sheet:
         "driver": _driver(status),
         **{f"pool {name}": text for name, text in _pools(status).items()},
         "trials": f"{settled:,} of {trials:,} settled ({percent(settled, trials)} %){speed}{eta}",
+        "asked": f"{figures['asked']:,} of {trials:,} by the search" if "asked" in figures else "",
         "outcomes": outcomes(figures.get("outcomes", {})) or "none yet",
         "states": ", ".join(f"{count:,} {state}" for state, count in (figures.get("states") or {}).items()),
         "batches": _batches(figures),

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from matplotlib.colors import LogNorm, Normalize
+from matplotlib.ticker import NullFormatter
 
 from staffa.views.drawing.style import ALARM, INK, LINE, MUTED, PAPER, SERIES, Axes, readable_on, shades
 from staffa.views.levels import Levels, said, spans_decades
@@ -22,6 +23,8 @@ DRAWN = 1200
 """Cells, or points, that are drawn one by one; more of them become a picture."""
 WORDED = (9, 16)
 """Cells across and upward that have room for a word each."""
+ROOM = 0.05
+"""Share of a range that is left free at each of its ends."""
 GRID = 64
 """Cells of a density along each axis."""
 
@@ -150,6 +153,25 @@ def points(axes: Axes, x: Row, y: Row, colour: str = SERIES[0], label: str | Non
     axes.scatter(x, y, s=size, color=colour, alpha=alpha, linewidths=0, label=label, rasterized=many)
 
 
+def marked(axes: Axes, x: Row, y: Row, label: str | None = None) -> None:
+    """Rings around the points that matter; of many only dots."""
+    many = len(x) > 100
+    face, size = (INK, 9) if many else ("none", 46)
+    axes.scatter(x, y, s=size, facecolors=face, edgecolors=INK, linewidths=0 if many else 1.2, label=label, zorder=3)
+
+
+def steps(axes: Axes, x: Row, y: Row, colour: str, label: str | None = None) -> None:
+    """What holds from one point on until the next; NaN before there is anything."""
+    there = np.isfinite(y)
+    axes.step(x[there], y[there], where="post", color=colour, linewidth=2, label=label, zorder=3)
+
+
+def staircase(axes: Axes, x: Row, y: Row, fade: float = 1.0) -> None:
+    """The edge of what some points, none of which is better than another in both, leave behind."""
+    order = np.lexsort((-y, x))
+    axes.step(x[order], y[order], where="post", color=SERIES[1], linewidth=1.6, alpha=max(fade, 0.15), zorder=2)
+
+
 def density(axes: Axes, x: Row, y: Row) -> None:
     """How many points lie where, on a logarithmic scale; where x has few values, at each of them."""
     places = np.unique(x)
@@ -207,6 +229,13 @@ def limit(axes: Axes, at: float, label: str) -> None:
     )
 
 
+def level(axes: Axes, at: float, label: str) -> None:
+    """How high something has to be, or may be."""
+    axes.axhline(at, color=INK, linewidth=1, linestyle=(0, (4, 3)))
+    place = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
+    axes.annotate(label, (1, at), (-4, 2), ha="right", va="bottom", color=INK, **place)
+
+
 def moment(axes: Axes, at: float) -> None:
     """When something began."""
     axes.axvline(at, color=MUTED, linewidth=1, linestyle=(0, (1, 2)))
@@ -234,6 +263,21 @@ def scaled(axes: Axes, x: Row, y: Row) -> None:
     """Logarithmic axes where values span decades."""
     axes.set_xscale("log" if spans_decades(x) else "linear")
     axes.set_yscale("log" if spans_decades(y) else "linear")
+
+
+def ranged(axis: Any, low: float, high: float, *, logarithmic: bool = False) -> None:
+    """Have an axis show a range, with some room at its ends for what stands there."""
+    which = axis.axis_name
+    if logarithmic:
+        getattr(axis.axes, f"set_{which}scale")("log")
+        room = (high / low) ** ROOM
+        low, high = low / room, high * room
+        if np.floor(np.log10(high)) > np.ceil(np.log10(low)):  # two powers of ten are enough to read by
+            axis.set_minor_formatter(NullFormatter())
+    else:
+        room = ROOM * (high - low) or 0.5
+        low, high = low - room, high + room
+    getattr(axis.axes, f"set_{which}lim")(low, high)
 
 
 def noted(axes: Axes, text: str) -> None:

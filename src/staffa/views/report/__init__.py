@@ -21,6 +21,7 @@ from staffa.views.report.origin import origin
 from staffa.views.report.own import own
 from staffa.views.report.page import page
 from staffa.views.report.pairs import pairs
+from staffa.views.report.search import search
 from staffa.views.report.timing import timing
 from staffa.views.report.verdict import verdict
 from staffa.views.results import Results
@@ -79,7 +80,8 @@ def written(workspace: Workspace, declaration: Declaration, status: Mapping[str,
     began, numbers = time.perf_counter(), to.with_suffix(".json")
     config = declaration.campaign
     evidence = gather(workspace, config.qa, status)
-    made = [completeness(evidence), failures(evidence), flaws(evidence), mixing(evidence), pairs(evidence)]
+    made = [section for section in [search(evidence)] if section is not None]
+    made += [completeness(evidence), failures(evidence), flaws(evidence), mixing(evidence), pairs(evidence)]
     made += [section for section in [own(Results(workspace), config.qa.figures)] if section is not None]
     made += [timing(evidence), origin(evidence)]
     facts = {
@@ -109,6 +111,8 @@ def written(workspace: Workspace, declaration: Declaration, status: Mapping[str,
 def _state(evidence: Evidence) -> str:
     """In a sentence: whether somebody is at work, or how the last one ended."""
     status, count = evidence.status, number(evidence.plan.trials, "trial")
+    if evidence.plan.search is not None:
+        count = f"{len(evidence.trials):,} of {count} asked for"
     if status.get("live"):
         return f"{count}; running as {status.get('driver')}."
     run = status.get("run") or {}

@@ -39,7 +39,9 @@ def completeness(evidence: Evidence) -> Section:
     """The section on what is there and what is not."""
     lacking = ~evidence.with_data
     total, there = len(lacking), int(evidence.with_data.sum())
-    lists = points(evidence, lacking)
+    # A search has no design: the points are what it asked for.
+    listed = evidence.plan.search is None
+    lists = points(evidence, lacking) if listed else []
     design = _design(evidence)
     facts = {
         "parameters": design,
@@ -51,7 +53,7 @@ def completeness(evidence: Evidence) -> Section:
         "incomplete_points": len(lists),
         "incomplete": lists[:KEPT],
     }
-    found = mapped(evidence, lacking)
+    found = mapped(evidence, lacking) if listed else None
     shown: list[Listing | Exhibit] = [_outcomes(evidence)]
     caption = "Trials without data, of all trials, at each pair of values. Blank: the design has no trial there."
     shown += drawn(found, "lacking", caption, "have no data")
@@ -59,7 +61,8 @@ def completeness(evidence: Evidence) -> Section:
     if lists:
         shown.append(_incomplete(evidence, lists))
     shown += _parameters(design)
-    text = [f"{there:,} of {number(total, 'trial')} ({percent(there, total)} %) have data."]
+    what = number(total, "trial") if listed else f"{number(total, 'trial')} asked for"
+    text = [f"{there:,} of {what} ({percent(there, total)} %) have data."]
     text += ["No combination of parameters lacks any."] * (found is not None and not lists)
     return Section("completeness", "Completeness", _findings(evidence), text, shown, _commands(evidence), facts)
 
@@ -69,6 +72,8 @@ def _findings(evidence: Evidence) -> list[Finding]:
     pending = outcomes.get("missing", 0)
     without = {word: outcomes[word] for word in ("cancelled", "missing_input", "hopeless") if outcomes.get(word)}
     found = []
+    if not total:
+        return []
     if pending == total:
         found.append(Finding(Weight.OPEN, f"Nothing has settled yet; to come: {number(total, 'trial')}."))
     elif pending:

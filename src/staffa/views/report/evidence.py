@@ -138,7 +138,9 @@ def gather(workspace: Workspace, qa: QaConfig, status: Mapping[str, Any]) -> Evi
         ) from None
     trials = _timed(trials, workspace, plan, books)
     rows = _rows(results, columns(plan, qa), lacking)
-    if rows is not None:
+    if rows is not None and not len(trials):  # a search that has not begun
+        trials = trials.reindex(columns=[*trials.columns, *rows.columns])
+    elif rows is not None:
         trials = trials.join(rows, on="trial")
     if not read_json(workspace.provenance):
         lacking.append("metadata/provenance.json, which tells where the campaign came from")

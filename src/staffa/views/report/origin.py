@@ -92,10 +92,9 @@ def _campaign(evidence: Evidence, facts: Mapping[str, Any]) -> Iterator[tuple[st
     yield "run hash", str(facts["run_hash"] or "not known")
     yield "configuration hash", str(facts["config_hash"] or "not known")
     yield "tags", ", ".join(facts["tags"])
-    yield (
-        "trials",
-        f"{evidence.plan.trials:,} in {number(facts['groups'], 'group')}, {number(facts['batches'], 'batch')}",
-    )
+    most = "up to " if evidence.plan.search is not None else ""
+    inside = f"{number(facts['groups'], 'group')}, {most}{number(facts['batches'], 'batch')}"
+    yield "trials", f"{most}{evidence.plan.trials:,} in {inside}"
     draws = (
         "one shot, without draws" if sampling.draws is None else f"{sampling.draws:,} draws, thinned by {sampling.thin}"
     )

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from staffa.campaign.formulas import read_formula
 from staffa.campaign.plan import Group, Plan
@@ -25,19 +26,48 @@ def check_objectives(plan: Plan) -> None:
 
     Raises `ConfigError` that begins with the field, with the near names.
     """
-    if plan.search is None:
-        return
+    for name, of in plan.search.objectives if plan.search is not None else ():
+        check_of(plan, of, f"search.objectives.{name}.of")
+
+
+def check_of(plan: Plan, of: str, field: str) -> None:
+    """Refuse a formula that is no formula, or is made of other than numbers of the table of trials."""
     known = _columns(archive_layout(plan))
-    for name, of in plan.search.objectives:
-        field = f"search.objectives.{name}.of"
-        try:
-            formula = read_formula(of)
-        except ValueError as error:
-            raise ConfigError(f"{field}: {error}", "a column of the table of trials, such as energy.mean") from None
-        for used in formula.names:
-            if column_of(used, known) not in known:
-                text = f"{field}: {used!r} is no number in the table of trials"
-                raise ConfigError(text, near(used, known) or f"there are {', '.join(sorted(known)[:12])}")
+    try:
+        formula = read_formula(of)
+    except ValueError as error:
+        raise ConfigError(f"{field}: {error}", "a column of the table of trials, such as energy.mean") from None
+    for used in formula.names:
+        if column_of(used, known) not in known:
+            text = f"{field}: {used!r} is no number in the table of trials"
+            raise ConfigError(text, near(used, known) or f"there are {', '.join(sorted(known)[:12])}")
+
+
+def columns_of(plan: Plan, formulas: Collection[str]) -> list[str]:
+    """The columns of the table of trials that some formulas are made of."""
+    known = _columns(archive_layout(plan))
+    return list(dict.fromkeys(column_of(name, known) for of in formulas for name in read_formula(of).names))
+
+
+def values_in(plan: Plan, formulas: Sequence[str], table: pa.Table) -> Values:
+    """(rows, formulas) what formulas make of rows of the table of trials; NaN where they have no value.
+
+    Arguments:
+    - `table`: with `columns_of` these formulas at least.
+    """
+    known = _columns(archive_layout(plan))
+    found = np.full((table.num_rows, len(formulas)), np.nan)
+    for place, of in enumerate(formulas):
+        formula = read_formula(of)
+        columns = {name: table[column_of(name, known)] for name in formula.names}
+        if formula.tree[0] == "name":
+            column = columns[formula.names[0]].cast(pa.float64(), safe=False).to_numpy()
+            found[:, place] = np.where(np.isfinite(column), column, np.nan)
+            continue
+        rows = zip(*(column.to_pylist() for column in columns.values()), strict=True)
+        made = [_value(formula, dict(zip(columns, row, strict=True))) for row in rows]
+        found[:, place] = made if columns else _value(formula, {})
+    return found
 
 
 def column_of(name: str, known: Collection[str]) -> str:
@@ -65,14 +95,9 @@ def _of_pieces(plan: Plan, group: Group, pieces: Sequence[Piece], lanes: Any) ->
     found = np.full((group.batch, len(search.objectives)), np.nan)
     if not len(lanes):
         return found
-    layout = _needed(archive_layout(plan), search.objectives)
-    table = made(layout, pieces, "trials", Tries())
-    known = _columns(archive_layout(plan))
-    for place, (_, of) in enumerate(search.objectives):
-        formula = read_formula(of)
-        columns = {name: table[column_of(name, known)].to_pylist() for name in formula.names}
-        for row, lane in enumerate(lanes):
-            found[lane, place] = _value(formula, {name: column[row] for name, column in columns.items()})
+    formulas = [of for _, of in search.objectives]
+    layout = _needed(archive_layout(plan), columns_of(plan, formulas))
+    found[np.asarray(lanes)] = values_in(plan, formulas, made(layout, pieces, "trials", Tries()))
     return found
 
 
@@ -88,8 +113,6 @@ def _value(formula: Any, given: Mapping[str, Any]) -> float:
 
 def _columns(layout: ArchiveLayout) -> set[str]:
     """Columns of the table of trials that are single numbers."""
-    import pyarrow as pa
-
     types = pa.types
     return {
         field.name
@@ -98,9 +121,7 @@ def _columns(layout: ArchiveLayout) -> set[str]:
     }
 
 
-def _needed(layout: ArchiveLayout, objectives: Sequence[tuple[str, str]]) -> ArchiveLayout:
-    """The same without summaries that no objective is made of: effective draws take time."""
-    known = _columns(layout)
-    used = {column_of(name, known) for _, of in objectives for name in read_formula(of).names}
-    words = {column.rpartition(".")[2] for column in used}
+def _needed(layout: ArchiveLayout, columns: Collection[str]) -> ArchiveLayout:
+    """The same without summaries that none of these columns is: effective draws take time."""
+    words = {column.rpartition(".")[2] for column in columns}
     return replace(layout, summaries=tuple(word for word in layout.summaries if word in words))
