@@ -5,11 +5,11 @@ from __future__ import annotations
 import inspect
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from staffa.errors import ConfigError, StaffaError, StaffaWarning
+from staffa.errors import ConfigError, StaffaWarning
 from staffa.trial import Outcome, Scalar
 
 if TYPE_CHECKING:
@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 
     from staffa.campaign.domain import Domain
     from staffa.campaign.objectives import Objectives
-    from staffa.execution.minimizing import Course
+    from staffa.execution.minimizing import Course, Tried
     from staffa.search.answers import Record
     from staffa.search.study import Study
 
 Answer = float | Mapping[str, float | None]
 
+INDEX = "number"
 SHOWN = 6
 """Digits that matter to a reader."""
 REHEARSED = 40
@@ -44,66 +45,59 @@ class Minimum:
     _course: Course = field()
 
     @property
-    def best(self) -> Record:
-        """The best trial: `.params`, `.objectives`, `.scores`. With several groups one of the first front.
+    def best(self) -> Record | None:
+        """The first of `top`: `.params`, `.objectives`, `.scores`; None while no trial is ranked."""
+        return self._study.best
 
-        Raises `StaffaError` while no trial is ranked.
+    @property
+    def trials(self) -> pd.DataFrame:
+        """All trials; the index is their number, in the order they were asked for.
+
+        Columns: parameters, objectives, `score` (with several groups `score.0`, …; inf for what is of no use), with
+        several groups `front` (from 0, -1 for none), `outcome`, `seconds` of the last try, `tries`, and `why` it is
+        not ranked. Of these one whose name is a parameter's or objective's has an underscore at its end.
         """
-        found = self._study.best
-        if found is None:
-            first = next((tried.message for tried in self._course.tried.values() if tried.message), "")
-            raise StaffaError(f"no trial of {len(self._course.tried)} has a score", first or "look at .trials")
-        return found
+        return self._frame(self._study.trials())
 
-    def top(self, k: int = 5) -> list[Record]:
-        """The best trials, best first."""
-        return self._study.top_k(_count(k, "k"))
+    def top(self, k: int = 10) -> pd.DataFrame:
+        """The best trials that are ranked, best first, in the columns of `trials`.
 
-    def fronts(self, k: int = 1) -> list[list[Record]]:
-        """The first fronts: trials than which none of later fronts is better in all groups. Each by trial number."""
-        return self._study.fronts(_count(k, "k"))
+        By score; with several groups by front, and within a front the most lonely first.
+        """
+        return self._frame(self._study.top_k(_count(k, "k")))
+
+    def fronts(self, k: int = 1) -> pd.DataFrame:
+        """The trials of the first k fronts: nothing of later ones is better than they in all groups."""
+        return self._frame([record for front in self._study.fronts(_count(k, "k")) for record in front])
 
     @property
     def objectives(self) -> dict[str, Any]:
         """What was minimised, as it can be given again."""
         return self._study.objectives.words()
 
-    @property
-    def trials(self) -> pd.DataFrame:
-        """All trials: number, parameters, objectives, scores, how each ended, seconds, tries, message.
-
-        A front's number stands beside the scores where there are several groups. Of our own columns one whose name
-        is a parameter's or objective's has an underscore at its end.
-        """
+    def _frame(self, records: Sequence[Record]) -> pd.DataFrame:
         import pandas as pd
 
-        study, tried = self._study, self._course.tried
-        taken = {*study.domain.names, *study.objectives.names}
-        groups, rank = study.objectives.groups, self._ranks()
-        rows = []
-        for record in study.trials():
-            done = tried[record.trial]
-            values = {name: record.objectives.get(name) for name in study.objectives.names}
-            scores = dict(zip(_scores(groups), record.scores or [math.nan] * len(groups), strict=True))
-            front = {"front": rank.get(record.trial, -1)} if len(groups) > 1 else {}
-            ended = {"outcome": done.outcome.word, "seconds": done.seconds, "tries": done.tries}
-            own = {**scores, **front, **ended, "message": done.message or record.why}
-            rows.append(
-                {_own("trial", taken): record.trial, **record.params, **values}
-                | {_own(name, taken): value for name, value in own.items()}
-            )
-        return pd.DataFrame(rows).astype(dict.fromkeys(study.objectives.names, float))
-
-    def traceback(self, trial: int) -> str:
-        """Where a trial's last try raised; empty where it did not."""
-        self._study.record(trial)
-        return self._course.tried[trial].trace
+        objectives = self._study.objectives
+        own = _Columns((*self._study.domain.names, *objectives.names), objectives.groups)
+        rank = self._ranks() if own.front else {}
+        rows = [
+            {**record.params, **{name: record.objectives.get(name) for name in objectives.names}}
+            | own.row(record, self._course.tried[record.trial], rank.get(record.trial, -1))
+            for record in records
+        ]
+        columns = [*self._study.domain.names, *objectives.names, *own.names]
+        index = pd.Index([record.trial for record in records], name=INDEX, dtype="int64")
+        return pd.DataFrame(rows, index, columns).astype(dict.fromkeys(objectives.names, float))
 
     def _ranks(self) -> dict[int, int]:
-        if len(self._study.objectives.groups) < 2:
-            return {}
         fronts = self._study.fronts(max(len(self._course.tried), 1))
         return {record.trial: number for number, front in enumerate(fronts) for record in front}
+
+    def traceback(self, trial: int) -> str:
+        """Where a trial's last try raised; empty where it did not. Raises `ConfigError` for a number that is none."""
+        self._study.record(trial)
+        return self._course.tried[trial].trace
 
     def __repr__(self) -> str:
         counts: dict[str, int] = {}
@@ -117,7 +111,8 @@ class Minimum:
         lines = [f"Minimum: {how}{asked} trials ({told}) in {self.seconds:.1f} s"]
         best = self._study.best
         if best is None:
-            return "\n".join([*lines, "  no trial has a score"])
+            why = next((tried.message for tried in self._course.tried.values() if tried.message), "")
+            return "\n".join([*lines, f"  no trial is ranked{': ' * bool(why)}{why}"])
         front = self._study.fronts(1)[0] if len(self._study.objectives.groups) > 1 else []
         if front:
             lines.append(f"  front of {len(front)} {'trial' if len(front) == 1 else 'trials'}, one of them:")
@@ -290,12 +285,21 @@ def _title(fn: Any) -> Any:
     return Path(f"minimize {getattr(fn, '__name__', type(fn).__name__)}")
 
 
-def _scores(groups: tuple[int, ...]) -> list[str]:
-    return ["score"] if len(groups) == 1 else [f"score_{group}" for group in groups]
+class _Columns:
+    """Columns of the table of trials beside parameters and objectives, which are `taken`."""
 
+    def __init__(self, taken: tuple[str, ...], groups: tuple[int, ...]) -> None:
+        several = len(groups) > 1
+        scores = [f"score.{group}" for group in groups] if several else ["score"]
+        self.scores, self.front = len(scores), several
+        names = [*scores, *["front"] * several, "outcome", "seconds", "tries", "why"]
+        self.names = [f"{name}_" if name in taken else name for name in names]
 
-def _own(name: str, taken: set[str]) -> str:
-    return f"{name}_" if name in taken else name
+    def row(self, record: Record, tried: Tried, front: int) -> dict[str, Any]:
+        scores = record.scores or (math.nan,) * self.scores
+        why = tried.message or record.why
+        values = [*scores, *[front] * self.front, tried.outcome.word, tried.seconds, tried.tries, why]
+        return dict(zip(self.names, values, strict=True))
 
 
 def _told(values: Mapping[str, Scalar | None]) -> str:
