@@ -236,13 +236,15 @@ def test_a_function_that_workers_cannot_import(cluster, monkeypatch):
 
 SCRIPT = """
 import asyncio, json, pathlib, sys, time
+import jax
 import staffa
 
+jax.config.update("jax_enable_x64", True)
 MIDDLE = 2.5
 SECRET = "never to be stored" * 2
 
 def from_main(params):
-    if not SECRET:
+    if not SECRET or not jax.numpy.ones(1, float).dtype == "float64":
         return None
     pathlib.Path(sys.argv[1], f"{time.time_ns()}").touch()
     if len(list(pathlib.Path(sys.argv[1]).iterdir())) > 8:
@@ -255,8 +257,7 @@ async def main():  # as in a notebook, where a loop is running
     columns = [table[name].tolist() for name in ("outcome", "loss", "x")]
     print(json.dumps([found.ended, *columns, repr(found)]))
 
-if __name__ == "__main__":
-    asyncio.run(main())
+asyncio.run(main())  # no guard: workers do not run this file
 """
 
 

@@ -158,8 +158,8 @@ def minimize(
     - `retries`: further tries of a trial that raised, ran out of time or lost its worker.
     - `progress`: False shows nothing.
 
-    Ctrl-C ends the search and returns what there is (`ended` says so); a second one raises at once. In a script
-    put the call below `if __name__ == "__main__":`, since workers import it.
+    Ctrl-C ends the search and returns what there is (`ended` says so); a second one raises at once. A script
+    needs no `if __name__ == "__main__":` for it: workers do not import the script.
 
     Raises `ConfigError` before anything runs for what makes no sense, or when the first answer is no number;
     `PluginError` where workers cannot load the function; `ClusterError` where no workers come up.

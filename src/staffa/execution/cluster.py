@@ -25,6 +25,8 @@ from staffa.execution.settings import SETTINGS
 from staffa.storage.credentials import Credentials, credentials
 from staffa.storage.workspace import Workspace
 
+MAIN, WORKER = "init_main", "Dask Worker process"
+"""What Python tells a new process of the script that started it, and how Dask calls its processes."""
 PORTS = 100
 """Ports that are tried for the dashboard, from the wanted one on."""
 
@@ -111,6 +113,29 @@ def interrupts_held() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def main_left_out() -> Iterator[None]:
+    """Workers that are started meanwhile do not run this process's script again, so that it needs no guard.
+
+    Of what travels to them nothing may be in need of it. Python has no word for this; only Dask's processes are
+    concerned, by their name.
+    """
+    from multiprocessing import spawn
+
+    before = spawn.get_preparation_data
+
+    def prepared(name: str) -> dict[str, Any]:
+        found = before(name)
+        return {key: said for key, said in found.items() if not (key.startswith(MAIN) and name.startswith(WORKER))}
+
+    spawn.get_preparation_data = prepared
+    try:
+        yield
+    finally:
+        if spawn.get_preparation_data is prepared:
+            spawn.get_preparation_data = before
 
 
 @contextlib.contextmanager

@@ -93,7 +93,7 @@ def called(name: str, key: str, params: dict[str, Scalar]) -> None:
 def _answer(call: Call, params: dict[str, Scalar]) -> dict[str, Any]:
     try:
         found = call(params)
-    except (Exception, SystemExit) as error:  # `sys.exit` in a function must not end the worker
+    except BaseException as error:  # `sys.exit` and Ctrl-C's exception must not end the worker: nobody pressed it here
         text = f"{type(error).__name__}: {error}"[:MESSAGE]
         return {"outcome": Outcome.RAISED.word, "message": text, "trace": traceback.format_exc()[-TRACE:]}
     try:

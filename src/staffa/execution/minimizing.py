@@ -14,6 +14,7 @@ import os
 import queue
 import signal
 import socket
+import sys
 import tempfile
 import threading
 import time
@@ -29,7 +30,7 @@ from distributed import Client
 from staffa.campaign.objectives import Objectives
 from staffa.errors import ConfigError, PluginError
 from staffa.execution.chronicle import Listener
-from staffa.execution.cluster import cores, interrupts_held, local_pool
+from staffa.execution.cluster import cores, interrupts_held, local_pool, main_left_out
 from staffa.execution.ending import Stop, interruptible
 from staffa.execution.function import ALONE, Call, Function, called, packed
 from staffa.execution.pool import Member, Pool
@@ -136,10 +137,9 @@ def minimize(
 @contextlib.contextmanager
 def _local(folder: Path, workers: int | None, stop: Stop) -> Iterator[Pool]:
     """Processes of this machine that do one trial at a time."""
-    x64 = os.environ.get("JAX_ENABLE_X64", "0").lower() in ("1", "true")
-    prng = os.environ.get("JAX_DEFAULT_PRNG_IMPL", "threefry2x32")
-    environment = worker_environment(x64, prng)
+    environment = worker_environment(*_precision())
     with contextlib.ExitStack() as stack:
+        stack.enter_context(main_left_out())
         with interrupts_held():
             pool = stack.enter_context(
                 local_pool(Workspace(folder), workers or cores(), environment, dashboard=False, lanes=False)
@@ -151,6 +151,15 @@ def _local(folder: Path, workers: int | None, stop: Stop) -> Iterator[Pool]:
             raise
         if stop.reason:
             _kill(pool)
+
+
+def _precision() -> tuple[bool, str]:
+    """Whether JAX computes in double precision here, and its generator: workers do as this process does."""
+    jax = sys.modules.get("jax")
+    if jax is not None:
+        return bool(jax.config.jax_enable_x64), str(jax.config.jax_default_prng_impl)
+    x64 = os.environ.get("JAX_ENABLE_X64", "0").lower() in ("1", "true")
+    return x64, os.environ.get("JAX_DEFAULT_PRNG_IMPL", "threefry2x32")
 
 
 def _kill(pool: Pool) -> None:
