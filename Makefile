@@ -38,7 +38,7 @@ check: $(READY)
 	$(BIN)/lint-imports --no-cache
 
 test: check
-	$(BIN)/python -m pytest --numprocesses 4 --dist worksteal
+	$(BIN)/python tests/again.py --numprocesses 4 --dist worksteal
 
 docs: $(READY)
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet --builder html docs site

@@ -81,6 +81,15 @@ def _compiling(name: str, value: bool) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
+def workers() -> Iterator[Any]:
+    """A client of one worker that is this process, for tests of anything but processes: those take 3 s to start."""
+    from here import one_worker
+
+    with one_worker() as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
 def workflow(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The mixed workflow's folder, outside of any git repository."""
     folder = tmp_path_factory.mktemp("workflow") / "mixed"

@@ -46,6 +46,7 @@ ALLOWED = {
     "samplers.fitness.codons.*": "names and tables of an installed package: facts, read once",
     "samplers.fitness.mpnn.score.one_by_one": "a function wrapped by JAX; it keeps nothing",
     "samplers.fitness.mpnn.weights.load": "weights checked against their digest, read-only: 6.6 MB read once",
+    "search.strategies.threads._controller": "handles of the linear algebra libraries that this process has loaded",
     "execution.slurm.script.slurm_job": "a class that must be imported once, with signals put aside",
 }
 """What may stand at the top of a module although it could change, and why."""

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from distributed import Client
 
 import staffa
 from staffa.api.parameters import One
@@ -84,8 +85,8 @@ def campaign(folder: Path) -> staffa.Campaign:
 
 
 @pytest.fixture(scope="module")
-def run(folder: Path) -> staffa.Run:
-    return staffa.run(folder / "campaign.yaml", set=[f"storage.root={folder}"], progress=False)
+def run(folder: Path, workers: Client) -> staffa.Run:
+    return staffa.run(folder / "campaign.yaml", set=[f"storage.root={folder}"], progress=False, client=workers)
 
 
 @pytest.fixture
@@ -162,9 +163,9 @@ def changed(folder: Path, *pairs: tuple[str, str]) -> Path:
     return path
 
 
-def test_comments_may_change_and_values_may_not(run: staffa.Run, folder: Path) -> None:
+def test_comments_may_change_and_values_may_not(run: staffa.Run, folder: Path, workers: Client) -> None:
     said = ("comment: of the bath, range: [0.5, 5]", "comment: of the oven, unit: mK, range: [0, 9]")
-    again = staffa.run(changed(folder, said), set=[f"storage.root={folder}"], progress=False)
+    again = staffa.run(changed(folder, said), set=[f"storage.root={folder}"], progress=False, client=workers)
     assert again.resumed and again.root == run.root
     for pair, path in (
         (("width: 0.5", "width: 0.6"), "parameters.kernel.width.value: 0.5 there, 0.6 here"),
@@ -172,11 +173,11 @@ def test_comments_may_change_and_values_may_not(run: staffa.Run, folder: Path) -
         (("{width: 0.5}", "{width: 0.5, kind: flat}"), "parameters.kernel.kind.value: '(absent)' there, 'flat' here"),
     ):
         with pytest.raises(WorkspaceError) as caught:
-            staffa.run(changed(folder, pair), set=[f"storage.root={folder}"], progress=False)
+            staffa.run(changed(folder, pair), set=[f"storage.root={folder}"], progress=False, client=workers)
         assert path in caught.value.message and "staffa expand" in caught.value.hint
 
 
-def test_a_range_is_widened_and_a_constant_explored(copied: staffa.Run, folder: Path) -> None:
+def test_a_range_is_widened_and_a_constant_explored(copied: staffa.Run, folder: Path, workers: Client) -> None:
     with pytest.raises(ConfigError, match=r"space\[0\].grid.temperature: 7.0 is not within \[0.5, 5\]"):
         staffa.expand(copied.root, set=["space[0].grid.temperature=[1, 7]"])
     wider = changed(
@@ -185,7 +186,7 @@ def test_a_range_is_widened_and_a_constant_explored(copied: staffa.Run, folder: 
     )  # fmt: skip
     told = staffa.expand(copied.root, wider)
     assert (told["added"], told["present"], told["outside"]) == (6, 2, 4), "at 0.5 they stood, as a constant"
-    results = staffa.resume(copied.root, progress=False).results
+    results = staffa.resume(copied.root, progress=False, client=workers).results
     found = results.query('select temperature, "kernel.width" w, area, heat from draws where draw = 0').to_numpy()
     assert len(found) == 12 and all(area == 3 * w**2 and heat == t * area for t, w, area, heat in found)
     assert results.params.describe()["explored"].to_dict()["kernel.width"]
@@ -293,12 +294,14 @@ def test_what_is_said_wrongly_changes_nothing(
     assert campaign.declaration == before
 
 
-def test_a_used_campaign_is_locked_and_its_run_grows(campaign: staffa.Campaign, tmp_path: Path) -> None:
+def test_a_used_campaign_is_locked_and_its_run_grows(
+    campaign: staffa.Campaign, tmp_path: Path, workers: Client
+) -> None:
     campaign = staffa.Campaign(staffa.load(
         campaign.declaration.directory / "campaign.yaml", space=[], storage__root=str(tmp_path), replicates=1
     ).declaration)  # fmt: skip
     campaign.explore({"temperature": [1.0, 2.0], "size": range(1, 3)})
-    run = staffa.run(campaign, progress=False)
+    run = staffa.run(campaign, progress=False, client=workers)
     for action in (
         lambda: setattr(campaign.parameters, "size", 4),
         lambda: setattr(campaign.parameters.size, "comment", ""),
@@ -319,7 +322,7 @@ def test_a_used_campaign_is_locked_and_its_run_grows(campaign: staffa.Campaign, 
         assert complaint in str(caught.value)
     assert run.expand({"temperature": np.array([3.0, 4.0]), "size": [1, 1]})["added"] == 2
     assert run.shrink("temperature > 3")["dropped"] == 1
-    results = staffa.resume(run.root, progress=False).results
+    results = staffa.resume(run.root, progress=False, client=workers).results
     assert results.query("select temperature, size from trials order by 1").to_numpy().tolist() == [
         [1, 1],
         [2, 2],

@@ -19,6 +19,9 @@ import staffa
 from staffa.errors import PluginError
 from staffa.testing import Faulty, NotConforming, PlainFaulty, check_experiment, check_family, experiments, faults
 
+# What is asked is asked whatever XLA makes of it; it optimises where everything is asked at once.
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 # --- experiments that conform ----------------------------------------------------------------------
 
 
@@ -60,7 +63,7 @@ class SoundPlain(staffa.Experiment):
 PARAMS = {"scale": 0.5, "size": 3}
 
 
-def test_a_sound_experiment_passes_everything():
+def test_a_sound_experiment_passes_everything(fully_compiled):
     found = check_experiment(
         Sound, PARAMS, options={"power": 2.0}, thin=2, discard=1, warmup=3, nan={"scale": -1.0, "size": 3}
     )
@@ -395,7 +398,7 @@ def test_a_plug_in_other_processes_cannot_import():
 CAMPAIGN = """
 campaign: {name: faults}
 experiment: {use: model.py:Faulty}
-space: [{grid: {fault: CODES, number: [1, 2]}}]
+space: [{grid: {fault: CODES}}]
 sampling: {draws: 3}
 execution: {batch: 8, workers: 1, timeout: 3s, retries: {limit: 0}}
 cluster: {dashboard: false}
@@ -413,7 +416,7 @@ def test_every_fault_ends_as_the_table_says(tmp_path: Path, experiment: str):
     run = staffa.run(tmp_path / "campaign.yaml", set=[f"storage.root={tmp_path / 'runs'}"], progress=False)
     expected: dict[str, int] = {}
     for fault in table.values():
-        expected[fault.outcome] = expected.get(fault.outcome, 0) + 2
+        expected[fault.outcome] = expected.get(fault.outcome, 0) + 1
     assert run.ended.outcomes == expected
 
 

@@ -99,12 +99,14 @@ PROBLEMS = {
 }
 
 
-def searched(problem: Problem, strategy: str, seed: int, lag: int = 0, **options: Any) -> float:
+def searched(
+    problem: Problem, strategy: str, seed: int, lag: int = 0, trials: int | None = None, **options: Any
+) -> float:
     """How well one search of our own does."""
-    domain = Domain.read(problem.space)
-    asks = OWN[strategy](domain=domain, budget=problem.trials, seed=seed, **options)
-    points, scores = np.empty((problem.trials, domain.dimension)), np.empty((problem.trials, problem.groups))
-    for trial in range(problem.trials):
+    domain, budget = Domain.read(problem.space), trials or problem.trials
+    asks = OWN[strategy](domain=domain, budget=budget, seed=seed, **options)
+    points, scores = np.empty((budget, domain.dimension)), np.empty((budget, problem.groups))
+    for trial in range(budget):
         known = max(trial - lag, 0)
         params = domain.decode(asks.suggest(trial, 1, Told(points[:known], scores[:known])))
         points[trial], scores[trial] = domain.encode(params)[0], problem.scores(params[0])
@@ -116,9 +118,7 @@ def tpe(problem: Problem, seed: int) -> float:
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    study = optuna.create_study(
-        directions=["minimize"] * problem.groups, sampler=optuna.samplers.TPESampler(seed=seed)
-    )
+    study = optuna.create_study(directions=["minimize"] * problem.groups, sampler=optuna.samplers.TPESampler(seed=seed))
 
     def objective(trial: Any) -> list[float]:
         return problem.scores({name: trial.suggest_float(name, *ends) for name, ends in problem.space.items()})
@@ -132,9 +132,7 @@ def told(problems: list[str], against: list[str], seeds: int, lag: int) -> Itera
         problem, found = PROBLEMS[name], dict[str, Any]()
         for way in ("explore", *against):
             began = time.perf_counter()
-            every = [
-                tpe(problem, seed) if way == "tpe" else searched(problem, way, seed, lag) for seed in range(seeds)
-            ]
+            every = [tpe(problem, seed) if way == "tpe" else searched(problem, way, seed, lag) for seed in range(seeds)]
             found[way] = {
                 "median": statistics.median(every),
                 "worst": max(every) if problem.groups == 1 else min(every),
@@ -159,7 +157,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--problems", nargs="+", choices=PROBLEMS, default=list(PROBLEMS))
-    parser.add_argument("--against", nargs="*", choices=["sobol", "mixture", "tpe"], default=["sobol", "mixture", "tpe"])
+    others = ["sobol", "mixture", "tpe"]
+    parser.add_argument("--against", nargs="*", choices=others, default=others)
     parser.add_argument("--lag", type=int, default=0, help="trials under way besides")
     given = parser.parse_args()
     print(json.dumps(dict(told(given.problems, given.against, given.seeds, given.lag))))

@@ -15,7 +15,7 @@ from typing import Any
 from staffa.execution.aside import Aside
 from staffa.execution.outside import Scene
 
-PATIENCE = 60.0
+PATIENCE = 240.0
 """Longest any test waits for what has to happen; it says nothing about how long it takes."""
 
 

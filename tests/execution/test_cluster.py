@@ -91,6 +91,6 @@ def test_this_process_keeps_its_own_variables(workspace: Workspace, tmp_path: Pa
     before = dict(os.environ)
     environment = worker_environment(True, "threefry2x32", tmp_path / "cache")
     with local_pool(workspace, 1, environment, dashboard=False) as pool:
-        there = pool.client.submit(os.getenv, "JAX_ENABLE_X64", pure=False).result(timeout=60)
+        there = pool.client.submit(os.getenv, "JAX_ENABLE_X64", pure=False).result(timeout=240)
     assert there == "1"
     assert dict(os.environ) == before

@@ -188,7 +188,7 @@ def test_interrupted_while_something_hangs_before_the_run(workflow: Path) -> Non
     live = staffa.status(root)
     assert live["live"] and live["figures"]["trials"] == 40, "who looks meanwhile sees the campaign"
     driver.send_signal(signal.SIGINT)
-    said, _ = driver.communicate(timeout=120)
+    said, _ = driver.communicate(timeout=240)
     assert driver.returncode == 130, said
     assert [event["why"] for event in events(root, "hook_failed")] == ["ended with the run"]
     assert events(root, "run_ended")[0]["reason"] == "interrupted"

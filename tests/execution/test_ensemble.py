@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from distributed import Client
 
 import staffa
 from staffa.errors import PluginError, StaffaError
@@ -58,6 +59,7 @@ def declared(folder: Path, reduce: Any = WANTED, **sections: Any) -> Path:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> staffa.Run:
+    """On workers of its own; what is compared with it is made by this process."""
     file = declared(tmp_path_factory.mktemp("ensemble") / "mixed", execution={"batch": 2, "retries": {"limit": 0}})
     return staffa.run(file, progress=False)
 
@@ -79,25 +81,27 @@ def test_what_they_come_to(run: staffa.Run) -> None:
     assert told["reducer"]["use"] == "covariance" and len(told["parts"]) > 10
 
 
-def test_sealed_later_they_are_the_same_bytes(run: staffa.Run, tmp_path: Path) -> None:
+def test_sealed_later_they_are_the_same_bytes(run: staffa.Run, tmp_path: Path, workers: Client) -> None:
     file = declared(
         tmp_path / "mixed", archive={"every": "off", "partition_by": ["kind", "population"]},
         execution={"batch": 2, "retries": {"limit": 0}},
     )  # fmt: skip
-    other = staffa.run(file, progress=False)
+    other = staffa.run(file, progress=False, client=workers)
     assert len(other.results.reduced) == 0
-    staffa.consolidate(other.root)
+    staffa.consolidate(other.root, client=workers)
     for name in WANTED:
         one, two = (root / "archive" / "reduced" / f"{name}.npz" for root in (run.root, other.root))
         assert one.read_bytes() == two.read_bytes(), name
 
 
-def test_who_comes_later_answers_for_what_is_sealed_and_pruned_too(run: staffa.Run, tmp_path: Path) -> None:
+def test_who_comes_later_answers_for_what_is_sealed_and_pruned_too(
+    run: staffa.Run, tmp_path: Path, workers: Client
+) -> None:
     root = Path(shutil.copytree(run.root, tmp_path / "copy"))
-    staffa.consolidate(root, prune=True)
+    staffa.consolidate(root, prune=True, client=workers)
     assert not list((root / "hot").glob("*/*/energy/c.*")), "nothing hot is left to ask"
     late = [f"reduce.{name}={json.dumps(block)}" for name, block in WANTED.items() if name != "spread"]
-    staffa.consolidate(root, set=[*late, "reduce.late.use=covariance", "reduce.late.of=energy"])
+    staffa.consolidate(root, set=[*late, "reduce.late.use=covariance", "reduce.late.of=energy"], client=workers)
     found, before = staffa.attach(root).results.reduced, run.results.reduced
     assert list(found) == sorted([*WANTED, "late"])
     for word, value in before.spread.items():
@@ -105,10 +109,10 @@ def test_who_comes_later_answers_for_what_is_sealed_and_pruned_too(run: staffa.R
     told = json.loads((root / "archive" / "reduced" / "late.json").read_text())
     assert told["without"] == json.loads((root / "archive" / "reduced" / "spread.json").read_text())["without"]
     # Nothing was declared, and yet it is not forgotten: new answers are not mixed with those to other options.
-    staffa.consolidate(root, set=['reduce.late={"use": "covariance", "of": "heads"}'])
+    staffa.consolidate(root, set=['reduce.late={"use": "covariance", "of": "heads"}'], client=workers)
     heads = run.results.draws.heads.to_arrow().drop_null().to_numpy().astype(float)
     assert staffa.attach(root).results.reduced.late["covariance"].item() == pytest.approx(heads.var(ddof=1), rel=1e-9)
-    staffa.resume(root, progress=False)
+    staffa.resume(root, progress=False, client=workers)
     assert staffa.attach(root).results.reduced.late["count"] == len(heads)
 
 
@@ -136,9 +140,9 @@ def test_what_makes_no_sense_is_refused_at_plan(tmp_path: Path, reduce: Any, wor
     assert not (tmp_path / "mixed" / "runs").exists()
 
 
-def test_answers_that_cannot_be_stored_are_refused_and_nothing_is_lost(tmp_path: Path) -> None:
+def test_answers_that_cannot_be_stored_are_refused_and_nothing_is_lost(tmp_path: Path, workers: Client) -> None:
     file = declared(tmp_path / "mixed", {"odd": {"use": "own.py:Odd"}})
     with pytest.raises(PluginError, match="'x' is no array of numbers or text"):
-        staffa.run(file, progress=False)
+        staffa.run(file, progress=False, client=workers)
     root = next((tmp_path / "mixed" / "runs").iterdir())
     assert staffa.attach(root).results.sealed

@@ -90,7 +90,7 @@ def found(case: tuple[int, dict[int, list[str]], bool]) -> Any:
     return example(seed=case[0], fates=case[1], much=case[2])
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
 @found(ARCHIVED_AND_CANCELLED)
 @found(HELD_FOR_NOTHING)
 @found(ARCHIVED_AND_RETRIED)

@@ -474,7 +474,7 @@ BACK_BESIDE_WHAT_IS_DONE = [("shrink", 0), ("run", 1), ("expand", [1], [0.5], Fa
 """Dropped, and named anew when the rest of its batch has data: its lane of the mark is open again."""
 
 
-@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=12, suppress_health_check=[HealthCheck.too_slow])
 @example(BACK_BESIDE_WHAT_IS_DONE)
 @given(st.lists(steps, min_size=1, max_size=6))
 def test_whatever_is_asked_in_whatever_order(

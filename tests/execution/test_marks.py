@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -122,21 +123,20 @@ def test_a_mark_comes_back_after_the_folder_was_swept(tmp_path: Path) -> None:
 
 def test_the_watchdog_kills_a_hanging_process_and_says_why(tmp_path: Path) -> None:
     path = tmp_path / "mark"
-    started = time.monotonic()
-    process = script(path, "with mark.on('g1/7', 3, range(8), 0.3): say('on'); time.sleep(60)")
+    process = script(path, "with mark.on('g1/7', 3, range(8), 0.3): say('on'); time.sleep(3600)")
     assert heard(process) == "on"
-    assert process.wait(timeout=20) == -signal.SIGKILL and time.monotonic() - started < 15
+    assert process.wait(timeout=240) == -signal.SIGKILL
     assert process.stdout is not None
     process.stdout.close()
     assert read_mark(path) == Started("g1/7", 3, tuple(range(8)), True)
 
 
 def test_the_limit_is_for_each_call_and_ends_with_it(tmp_path: Path) -> None:
-    body = "for n in range(6):\n    with mark.on('g0/0', 1, [n], 0.5): time.sleep(0.15)\n"  # 0.9 s in all
-    body += "with mark.on('g0/0', 1, [9], None): time.sleep(0.8)\n"  # no limit
-    body += "time.sleep(0.7)\nsay('alive')"
+    body = "for n in range(6):\n    with mark.on('g0/0', 1, [n], 2.0): time.sleep(0.5)\n"  # 3 s in all
+    body += "with mark.on('g0/0', 1, [9], None): time.sleep(2.5)\n"  # no limit
+    body += "time.sleep(2.5)\nsay('alive')"
     process = script(tmp_path / "mark", body)
-    assert heard(process) == "alive" and process.wait(timeout=20) == 0
+    assert heard(process) == "alive" and process.wait(timeout=240) == 0
     assert process.stdout is not None
     process.stdout.close()
     assert read_mark(tmp_path / "mark") is None
@@ -147,17 +147,20 @@ def test_a_mark_that_is_blanked_in_the_last_moment_does_not_hide_a_timeout(
 ) -> None:
     """The watchdog decided: the computation that ends right then must wait, not blank the mark."""
     seen: list[Started | None] = []
+    late, over = threading.Event(), threading.Event()
     mark = StartMark(tmp_path / "mark")
 
     def kill(pid: int, number: int) -> None:
         assert (pid, number) == (os.getpid(), signal.SIGKILL)
+        late.set()
         time.sleep(0.3)  # the computation ends now
         seen.append(read_mark(mark.path))
+        over.set()
 
     monkeypatch.setattr(os, "kill", kill)
     with mark.on("g0/0", 1, [4], 0.05):
-        time.sleep(0.2)
-    time.sleep(0.4)
+        assert late.wait(240)
+    assert over.wait(240)
     assert seen == [Started("g0/0", 1, (4,), True)]
 
 

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from distributed import Client
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -408,7 +409,7 @@ def test_what_was_cut_into_other_segments_and_batches_is_run_on(tmp_path: Path) 
     assert staffa.archive_verify(into)["sound"] and staffa.verify(into, every=True)["sound"]
 
 
-def test_what_is_known_of_trials_without_data_is_kept(tmp_path: Path) -> None:
+def test_what_is_known_of_trials_without_data_is_kept(tmp_path: Path, workers: Client) -> None:
     execution = {"batch": 4, "workers": 1, "retries": {"limit": 1, "backoff": {"initial": "0s", "jitter": 0}}}
     machine = {"execution": execution, "cluster": {"dashboard": False}}
     a = sealed(computed(planned(tmp_path / "a", grid(1, 2), **machine)))
@@ -445,14 +446,14 @@ def test_what_is_known_of_trials_without_data_is_kept(tmp_path: Path) -> None:
     assert "it was thirteen" in found.trial(failed).log and "all of us" in found.trial(given_up).log
     assert "thirteen" not in found.trial(given_up).log and not found.trial(0).log
     check_whole(into)
-    run = staffa.resume(into, progress=False)
+    run = staffa.resume(into, progress=False, client=workers)
     assert run.ended is not None and run.ended.reason == "finished"
     stand = marks(into)
     assert [stand[name] for name in (given_up, failed)] == [Outcome.RAISED] * 2
     assert [stand[name] for name in names(into)[8:12]] == [Outcome.OK] * 4
     books = fold(history(Workspace.open(into)))
     assert {books.state(given_up), books.state(failed)} == {"quarantined"} and books.tries(failed) == 2
-    staffa.consolidate(into)
+    staffa.consolidate(into, client=workers)
     assert len(Results(Workspace.open(into)).trials) == 10
     check_whole(into)
 

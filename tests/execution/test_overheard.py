@@ -181,13 +181,13 @@ def test_streams_and_records_of_this_thread_alone(monkeypatch: pytest.MonkeyPatc
 
     def somebody_else() -> None:
         ready.set()
-        go.wait(10)
+        go.wait(240)
         print("not mine")
         logging.getLogger("other").error("not mine either")
 
     other = threading.Thread(target=somebody_else)
     other.start()
-    ready.wait(10)
+    ready.wait(240)
     with heard() as ear:
         print("mine", end="")
         sys.stdout.writelines([", ", "all\n"])
@@ -208,7 +208,7 @@ def test_streams_and_records_of_this_thread_alone(monkeypatch: pytest.MonkeyPatc
 
 def test_two_are_heard_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", io.StringIO())
-    both, texts = threading.Barrier(2, timeout=10), {}
+    both, texts = threading.Barrier(2, timeout=240), {}
 
     def talk(name: str) -> None:
         with heard() as ear:

@@ -123,7 +123,9 @@ def taken(root: Path) -> dict[str, float]:
 def test_the_pilot_foretells_the_run_and_the_run_the_next_one(folder: Path) -> None:
     """Device seconds are held against the receipts by a factor of 2, wide enough for a machine that does other things:
     nearly all of them are spent asleep."""
-    file = declared(folder, "Slow", sampling={"draws": 8, "discard": 2}, execution={"batch": 50, "segments": 2})
+    file = declared(
+        folder, "Slow", sampling={"draws": 8, "discard": 2}, execution={"batch": 50, "segments": 2, "workers": 1}
+    )
     told: list[str] = []
     plan = staffa.plan(file, pilot=True, tell=told.append)
     nothing_stays(folder)
@@ -164,7 +166,7 @@ def test_the_pilot_foretells_the_run_and_the_run_the_next_one(folder: Path) -> N
 
 
 def test_plain_python_beside_a_program(folder: Path) -> None:
-    file = declared(folder, "Plain", "Slow", execution={"batch": 40})
+    file = declared(folder, "Plain", "Slow", execution={"batch": 40, "workers": 1})
     plan = staffa.plan(file, pilot=True)
     by_sampler = {cost.sampler: cost for cost in plan.costs}
     plain = by_sampler["model.py:Plain"]
@@ -236,16 +238,16 @@ def test_a_pilot_that_is_interrupted_leaves_nothing(folder: Path, how: signal.Si
         command, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=interruptible
     )
     marks = folder / ROOT
-    until = time.monotonic() + 120
+    until = time.monotonic() + 240
     while not any(marks.glob(f"{FOLDER}*/state/started/*.json")):
         assert process.poll() is None and time.monotonic() < until, "the pilot never began"
         time.sleep(0.05)
     workers = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(how)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=240)
     assert process.returncode == 130 and "Traceback" not in said, said
     nothing_stays(folder)
-    _, alive = psutil.wait_procs(workers, timeout=30)
+    _, alive = psutil.wait_procs(workers, timeout=120)
     assert not alive
 
 

@@ -54,11 +54,11 @@ def client(tmp_path: Path) -> Iterator[Client]:
             process = subprocess.Popen(command, stdout=log, stderr=log, cwd=tmp_path)
             stack.callback(process.wait)
             stack.callback(process.terminate)
-            until = time.monotonic() + 120
+            until = time.monotonic() + 240
             while not file.exists() and time.monotonic() < until:
                 time.sleep(0.1)
         with Client(scheduler_file=str(file), set_as_default=False) as found:
-            found.wait_for_workers(1, timeout=120)
+            found.wait_for_workers(1, timeout=240)
             yield found
 
 
@@ -85,12 +85,12 @@ def test_somebody_elses_scheduler(client: Client, tmp_path: Path) -> None:
     assert link == client.dashboard_link and link.endswith("/status")
     assert client.get_metadata([KEY], None) is None, "nothing is posted where nobody looks"
     with pytest.raises(urllib.error.HTTPError, match="404"):
-        urllib.request.urlopen(link.replace("/status", "/staffa"), timeout=30)
+        urllib.request.urlopen(link.replace("/status", "/staffa"), timeout=240)
 
     client.run_on_scheduler(lambda: __import__("sys").modules.pop("bokeh"))
     link = run(client, tmp_path, "known")
     assert link == client.dashboard_link.replace("/status", "/staffa")
     left = client.get_metadata([KEY])[str(tmp_path / "runs" / "v1.0_known")]
     assert left["over"] and left["figures"]["settled"] == 3, "how it ended stays to be seen"
-    with urllib.request.urlopen(link, timeout=30) as page:
+    with urllib.request.urlopen(link, timeout=240) as page:
         assert "Staffa" in page.read().decode()

@@ -139,7 +139,7 @@ def test_unknown_names_get_their_near_ones(walks):
     error = refused(load, "schedules", "wav", "experiment.schedule.use")
     assert error.message == "experiment.schedule.use: there is no plug-in 'wav' in schedules"
     assert error.hint == "did you mean 'wave'?"
-    assert "staffa plugins list" in refused(load, "strategies", "x").hint
+    assert "staffa plugins list" in refused(load, "clusters", "x").hint
 
 
 # --- what is broken --------------------------------------------------------------------------------
@@ -311,7 +311,7 @@ def test_workers_are_told_what_was_registered(monkeypatch, tmp_path):
     assert rows == [["experiments", "own", f"{Own.__module__}:Own"]]
     # Dask leaves it behind in the driver's environment, where it says nothing.
     monkeypatch.setenv(plugins.VARIABLE, told[plugins.VARIABLE])
-    assert offers("experiments") == [] and exported() == {}
+    assert theirs("experiments") == [] and exported() == {}
     monkeypatch.setenv(plugins.VARIABLE, json.dumps({"by": "a driver elsewhere", "plugins": rows}))
     assert type(build({"use": "own"}, tmp_path)) is Own
     assert json.loads(exported()[plugins.VARIABLE])["plugins"] == rows  # a worker's own children hear of it, too
@@ -319,7 +319,7 @@ def test_workers_are_told_what_was_registered(monkeypatch, tmp_path):
         assert type(build({"use": "own"}, tmp_path)).__name__ == "Other"
     for rubbish in ("rubbish [", "3", "[]", '{"by": 1}', '{"by": "x", "plugins": [[1]]}'):
         monkeypatch.setenv(plugins.VARIABLE, rubbish)
-        assert offers("experiments") == []
+        assert theirs("experiments") == []
 
 
 def test_what_workers_could_not_import_is_refused_here():

@@ -32,6 +32,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The notebooks' folder; what they run goes to `runs` beside it."""
     monkeypatch.setenv("STAFFA_STORAGE__ROOT", str(tmp_path / "runs"))
     monkeypatch.setenv("STAFFA_CLUSTER__DASHBOARD_PORT", "0")
+    monkeypatch.setenv("STAFFA_EXECUTION__WORKERS", "1")  # each takes 3 s to start
     monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")
     return laid_out(tmp_path)
 
@@ -76,7 +77,7 @@ def test_submit_interrupt_and_resume(folder: Path) -> None:
     root, seen = folder.parent / "runs" / "v1.0_sir", []
 
     async def press(client: NotebookClient) -> None:
-        until = time.monotonic() + 120
+        until = time.monotonic() + 240
         while time.monotonic() < until:
             with_summary = root / "ledger" / "summary.json"
             figures = json.loads(with_summary.read_text())["figures"] if with_summary.exists() else {}

@@ -179,7 +179,7 @@ class Page:
 
 
 def _outside(words: list[str], folder: Path | None = None) -> int:
-    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=240)
     sys.stdout.write(done.stdout)
     sys.stderr.write(done.stderr)
     return done.returncode

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import subprocess
+import sys
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,7 @@ from here import one_worker
 from staffa import api
 from staffa.errors import ConfigError, StaffaError
 from staffa.execution.prepare import load_plan, open_stores
+from staffa.search.client import Client
 from staffa.storage.ledger import history
 from staffa.storage.workspace import Workspace
 from staffa.trial import Outcome
@@ -181,6 +185,30 @@ def test_reading_needs_nothing_of_staffa(finished: Path) -> None:
     with xarray.open_zarr(finished / "hot" / "0" / "g0.zarr") as found:
         done = found.isel(trial=(found.status == Outcome.OK).values)
         assert np.allclose(done.objectives[:, 1], done.n / 2) and (done["experiment.kind"] == "a").all()
+
+
+def test_it_can_be_looked_at_over_http_and_done_by_nobody_there(finished: Path, tmp_path: Path) -> None:
+    root = tmp_path / "v1.0_plain"
+    shutil.copytree(finished, root)
+    server = subprocess.Popen([sys.executable, "-m", "staffa", "serve", str(root), "--port", "0"])
+    try:
+        end = time.monotonic() + 120
+        while not (root / "serving.json").exists():
+            assert server.poll() is None and time.monotonic() < end
+            time.sleep(0.05)
+        client = Client.of(root)
+        found, status = staffa.attach(root).search, client.status()
+        failed = staffa.status(root)["figures"]["outcomes"]["raised"]
+        assert status["trials"]["recorded"] == 90 - failed and status["trials"]["quarantined"] == failed
+        best = client.top(3)
+        assert [one["trial"] for one in best] == found.top(3)["number"].tolist()
+        with pytest.raises(StaffaError, match="done by its driver"):
+            client.ask()
+        client.change({"loss": {"target": 0.5}})
+        assert staffa.attach(root).search.current.all[0].target == 0.5
+    finally:
+        server.terminate()
+        assert server.wait(60) == 0
 
 
 def test_without_its_journal_it_goes_on_from_the_stores(interrupted: Path, tmp_path: Path) -> None:

@@ -349,6 +349,62 @@ def test_a_strategy_that_prepares_is_asked_by_what_it_prepared():
     assert not study().prepare(), "random has nothing to prepare"
 
 
+def test_suggestions_made_ahead_are_the_same_trials():
+    s, plain = study(trials=9), study(trials=9)
+    want = [one.params for one in plain.ask(9)]
+    assert s.ask_at_once() is None and s.stock_up() and s.stock_up()
+    assert [one.params for one in s.ask_at_once(2)] == want[:2] and s.ask_at_once(2) is None
+    while s.stock_up():
+        pass
+    assert [one.params for one in s.ask(6)] == want[2:8], "four were ready, two were not"
+    s.cancel([3], again=True)
+    while s.stock_up():
+        pass
+    assert [(one.trial, one.attempt, one.params) for one in s.ask(5)] == [(3, 2, want[3]), (8, 1, want[8])]
+    assert not s.stock_up() and s.ask_at_once() == []
+
+
+def test_what_was_suggested_for_other_objectives_is_dropped():
+    strategy = Learning()
+    s = study(strategy=strategy)
+    s.stock_up()
+    s.rescore(LOSS.changed({"loss": {"direction": "maximize"}}))
+    assert s.ask_at_once() is None and s.ask()[0].trial == 0 and strategy.saw[-1].version == 1
+
+
+def test_threads_ask_while_another_suggests_ahead():
+    s, want = study(trials=300), [one.params for one in study(trials=300).ask(300)]
+    ended, errors = threading.Event(), []
+
+    def stock():
+        while not ended.is_set():
+            s.stock_up()
+
+    def ask(name):
+        try:
+            while found := s.ask(3, worker=name):
+                for one in found:
+                    s.tell(one.trial, {"loss": 1.0}, attempt=one.attempt, params=want[one.trial])
+        except Exception as error:
+            errors.append(error)
+
+    stocking = threading.Thread(target=stock)
+    threads = [threading.Thread(target=ask, args=(f"w{i}",)) for i in range(6)]
+    [thread.start() for thread in (stocking, *threads)], [thread.join() for thread in threads]
+    ended.set(), stocking.join()
+    assert not errors and s.finished and [one.params for one in s.trials()] == want
+
+
+def test_a_worker_that_says_what_it_has_lets_go_of_the_rest():
+    clock = Clock()
+    s = study(clock=clock, lease=10)
+    s.ask(2, worker="a")
+    for _ in range(3):
+        clock.now += 6
+        assert s.beat("a", [1]).held == (1,)
+    assert [(one.trial, one.attempt) for one in s.ask(worker="b")] == [(0, 2)] and s.beat("a").held == (1,)
+
+
 def test_threads_share_a_study():
     s = study(trials=400)
     errors = []

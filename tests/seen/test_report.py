@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from distributed import Client
 
 import staffa
 from seen.conftest import SHOTS
@@ -277,10 +278,10 @@ def test_what_cannot_be_read_of_an_archive_is_told(mixed: Any, tmp_path: Path, s
     assert told["sections"]["completeness"]["with_data"] == 44 and told["sections"]["outputs"] == {}
 
 
-def test_the_same_once_it_is_pruned(run: staffa.Run, report: Any, tmp_path: Path) -> None:
+def test_the_same_once_it_is_pruned(run: staffa.Run, report: Any, tmp_path: Path, workers: Client) -> None:
     root = tmp_path / "v1.0_chains"
     shutil.copytree(run.root, root)
-    staffa.consolidate(root, prune=True)
+    staffa.consolidate(root, prune=True, client=workers)
     assert not list(root.glob("hot/0/g0.zarr/energy/c.*"))
     again = staffa.report(root).facts["sections"]
     for name in ("completeness", "failures", "flaws", "mixing", "outputs"):

@@ -18,7 +18,7 @@ from pathlib import Path
 MARK = "STAFFA_SLURM_MACHINE"
 """The variable that a machine's daemons carry: its folder."""
 
-PATIENCE = 60.0
+PATIENCE = 240.0
 """Seconds that anything may take on a machine that has much else to do."""
 
 

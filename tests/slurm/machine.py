@@ -348,14 +348,16 @@ class Machine:
         return self.run(["scontrol", "ping"], check=False).returncode == 0
 
     def until(self, holds: Callable[[], bool], who: str, patience: float = PATIENCE) -> None:
-        deadline = time.monotonic() + patience
+        """Look again and again, ever less often: each look starts one of SLURM's programs."""
+        deadline, pause = time.monotonic() + patience, 0.05
         while not holds():
             daemon = self._daemons.get(who)
             if daemon is not None and daemon.poll() is not None:
                 raise MachineError(f"{who} ended with code {daemon.returncode}\n{self.tail()}")
             if time.monotonic() > deadline:
                 raise MachineError(f"{who} is not ready after {patience:.0f} s\n{self.tail()}")
-            time.sleep(0.05)
+            time.sleep(pause)
+            pause = min(1.1 * pause, 0.5)
 
     def tail(self, lines: int = 15) -> str:
         """The last lines of every log."""

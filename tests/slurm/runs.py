@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import signal
@@ -16,6 +18,7 @@ from typing import Any, TypeVar
 import pyarrow.parquet as pq
 import yaml
 
+from staffa.cli import main
 from staffa.storage.lease import Holder, read_lease
 from staffa.storage.ledger import history
 from staffa.storage.workspace import Workspace
@@ -145,7 +148,7 @@ class Driver:
                 [sys.executable, "-m", "staffa", *map(str, words)], stdout=out, stderr=out, start_new_session=True
             )
 
-    def ends(self, *codes: int, within: float = 240.0) -> str:
+    def ends(self, *codes: int, within: float = 600.0) -> str:
         """Wait for its end; what it said."""
         try:
             code = self.process.wait(within)
@@ -194,13 +197,11 @@ class Campaign:
         return found if found is not None and found.alive() else None
 
     def call(self, *words: str | Path, codes: tuple[int, ...] = (0,)) -> dict[str, Any]:
-        """Another command, answered as JSON."""
-        done = subprocess.run(
-            [sys.executable, "-m", "staffa", *map(str, words), "--json"], capture_output=True, text=True, timeout=120
-        )
-        assert done.returncode in codes, f"{words}: {done.returncode}\n{done.stdout}{done.stderr}"
-        text = done.stdout.strip() or done.stderr.strip()
-        return dict(json.loads(text))
+        """Another command, answered as JSON: said in this process, where it does not leave one behind."""
+        command = [*map(str, words), "--json"]
+        code, out, error = _in_a_process(command) if "--detach" in command else _here(command)
+        assert code in codes, f"{words}: {code}\n{out}{error}"
+        return dict(json.loads(out.strip() or error.strip()))
 
     def _start(self, *words: str | Path) -> Driver:
         driver = Driver(*words, log=self.folder / f"driver-{len(self.drivers)}.txt")
@@ -226,8 +227,9 @@ class Campaign:
         """Trials that are committed, as far as the ledger knows."""
         return sum(sum(e["outcomes"].values()) for e in self.events("batch_settled") if not e["duplicate"])
 
-    def until(self, holds: Callable[[], Found], what: str, within: float = 120.0) -> Found:
-        deadline = time.monotonic() + within
+    def until(self, holds: Callable[[], Found], what: str, within: float = 240.0) -> Found:
+        """What `holds` finds; it is asked ever less often, as it reads the whole journal."""
+        deadline, pause = time.monotonic() + within, 0.1
         while True:
             found = holds()
             if found:
@@ -237,7 +239,8 @@ class Campaign:
                 said = self.drivers[-1].said if self.drivers else ""
                 last = "\n".join(json.dumps(e) for e in self.events()[-25:])
                 raise AssertionError(f"waited in vain for: {what}\n{said}\n{last}\n{self.logs()}")
-            time.sleep(0.1)
+            time.sleep(pause)
+            pause = min(1.1 * pause, 0.5)
 
     def logs(self) -> str:
         """The last lines of all workers' logs."""
@@ -282,6 +285,20 @@ class Campaign:
         assert not charged, charged
         assert not self.events("retry_planned", "quarantined")
         assert {event["attempt"] for event in self.events("batch_settled")} <= {1}
+
+
+def _in_a_process(command: list[str]) -> tuple[int, str, str]:
+    """Exit code, output and complaints of a command."""
+    words = [sys.executable, "-m", "staffa", *command]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=240, check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
+def _here(command: list[str]) -> tuple[int, str, str]:
+    """The same without a Python of its own: starting one takes longer than most commands, and some are polled."""
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as error:
+        code = main(command)
+    return code, out.getvalue(), error.getvalue()
 
 
 class Campaigns:

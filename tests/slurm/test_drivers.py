@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from slurm.machine import Job, Machine
-from slurm.runs import Campaign, Campaigns
+from slurm.runs import POOLS, Campaign, Campaigns
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
@@ -35,7 +35,7 @@ def at_work(campaign: Campaign, workers: int = 4) -> None:
     campaign.until(lambda: len(campaign.present()) == workers and campaign.settled() >= 8, "workers at work")
 
 
-def over(campaign: Campaign, machine: Machine, within: float = 240.0) -> dict[str, Any]:
+def over(campaign: Campaign, machine: Machine, within: float = 600.0) -> dict[str, Any]:
     """How the campaign ended; by then nothing of it may be in the queue."""
     machine.wait_idle(within)
     assert campaign.holder() is None
@@ -43,27 +43,28 @@ def over(campaign: Campaign, machine: Machine, within: float = 240.0) -> dict[st
 
 
 def test_three_drivers_hand_over_to_one_another(machine: Machine, campaigns: Campaigns) -> None:
-    campaign = campaigns(trials=460, segments=4, pause=1.0, machine=DRIVER)
+    pools = {"gpu": {**POOLS["gpu"], "workers": 2}}
+    campaign = campaigns(trials=230, segments=4, pause=1.0, machine=DRIVER, pools=pools)
     said = campaign.detach()
     assert said["live"] or said["driver_job"]
-    watching = campaign.aside("watch", campaign.root, "--json", "--interval", "1")
+    watching = campaign.aside("watch", campaign.root, "--json", "--interval", "5")
     attached = campaign.aside("attach", campaign.root)
-    at_work(campaign)
+    at_work(campaign, 2)
     status = campaign.status()
     assert status["live"] and status["run"]["job"] in {job.id for job in drivers(machine)}
     (heir,) = [job for job in drivers(machine) if job.state == "PENDING"]
     machine.run(["scancel", heir.id])  # an heir that gets lost is replaced before it is needed
-    ended = over(campaign, machine, 480)
+    ended = over(campaign, machine, 900)
     assert (ended["reason"], ended["exit_code"]) == ("finished", 0)
     starts, ends = campaign.events("run_started"), campaign.events("run_ended")
     assert len(starts) >= 3 and [event["reason"] for event in ends] == ["handover"] * (len(starts) - 1) + ["finished"]
     assert len({event["job"] for event in starts} - {heir.id}) == len(starts)
-    campaign.whole(460)
+    campaign.whole(230)
     campaign.unspent()
     assert len(campaign.events("jobs_submitted")) == 1, "the workers' jobs outlive their drivers"
     watching.ends(0)
     attached.ends(0)
-    assert '"settled": 460' in watching.said.splitlines()[-1]
+    assert '"settled": 230' in watching.said.splitlines()[-1]
 
 
 def test_a_killed_driver_is_followed_by_its_heir(machine: Machine, campaigns: Campaigns) -> None:
@@ -98,7 +99,7 @@ def test_a_cancelled_driver_leaves_the_workers_to_its_heir(machine: Machine, cam
 
 
 def test_stopping_ends_driver_heir_and_workers(machine: Machine, campaigns: Campaigns) -> None:
-    campaign = campaigns(trials=160, pause=0.25)
+    campaign = campaigns(trials=320, pause=0.25)
     campaign.detach()
     at_work(campaign)
     refused = campaign.call("run", campaign.file, "--cluster", campaign.folder / "cluster.yaml", "--detach", codes=(2,))
@@ -106,10 +107,10 @@ def test_stopping_ends_driver_heir_and_workers(machine: Machine, campaigns: Camp
     assert campaign.call("stop", campaign.root)["done"]
     ended = over(campaign, machine)
     assert (ended["reason"], ended["exit_code"]) == ("stopped", 130)
-    assert 0 < campaign.settled() < 160
+    assert 0 < campaign.settled() < 320
     assert campaign.status()["driver_job"] is None
     campaign.resume().ends(0)
-    campaign.whole(160)
+    campaign.whole(320)
     campaign.unspent()
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from distributed import Client
 from typer.testing import CliRunner
 
 import staffa
@@ -23,10 +24,12 @@ FOLDER = Path(__file__).parents[1] / "views" / "mixed"
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(tmp_path_factory: pytest.TempPathFactory, workers: Client) -> Path:
     folder = tmp_path_factory.mktemp("shelf") / "mixed"
     shutil.copytree(FOLDER, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    return staffa.run(folder / "campaign.yaml", set=[f"storage.root={folder.parent / 'runs'}"], progress=False).root
+    return staffa.run(
+        folder / "campaign.yaml", set=[f"storage.root={folder.parent / 'runs'}"], progress=False, client=workers
+    ).root
 
 
 @pytest.fixture
@@ -98,11 +101,11 @@ def relisted(root: Path, path: Path) -> None:
     file.write_text(json.dumps(manifest))
 
 
-def test_a_part_of_another_campaign(root: Path, tmp_path: Path) -> None:
+def test_a_part_of_another_campaign(root: Path, tmp_path: Path, workers: Client) -> None:
     other = tmp_path / "other"
     shutil.copytree(FOLDER, other, ignore=shutil.ignore_patterns("__pycache__"))
     wanted = [f"storage.root={tmp_path / 'runs'}", "seeds.global_seed=7"]
-    strange = staffa.run(other / "campaign.yaml", set=wanted, progress=False).root
+    strange = staffa.run(other / "campaign.yaml", set=wanted, progress=False, client=workers).root
     path = part(root)
     shutil.copy(part(strange), path)
     relisted(root, path)

@@ -16,8 +16,8 @@ def cache(tmp_path_factory):
 
 
 @pytest.fixture
-def lab(tmp_path, cache):
-    found = Lab(tmp_path, cache)
+def lab(tmp_path, cache, workers):
+    found = Lab(tmp_path, cache, workers)
     yield found
     found.close()
 

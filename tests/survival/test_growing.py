@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import threading
 
 import pyarrow.parquet as pq
@@ -58,15 +59,18 @@ BEFORE = {
 """Moments at which a campaign that grows is still the old one."""
 
 
-def test_killed_between_any_two_steps_of_expand(lab, undisturbed):
-    lab.campaign("Walk")
-    driver = lab.start("run", lab.workflow / "campaign.yaml")
-    assert driver.wait() == 0, driver.said
-    root, names = lab.root, planned(lab.root)
+CORE = ("inside the first store", "before the stores", "before the trials", "before the plan")
+REST = tuple(moment for moment in BEFORE if moment not in CORE)
+
+
+@pytest.mark.parametrize("moments", [CORE, pytest.param(REST, marks=pytest.mark.soak)], ids=["core", "rest"])
+def test_killed_between_any_two_steps_of_expand(lab, undisturbed, moments):
+    root = shutil.copytree(undisturbed("Walk"), lab.root)
+    names = planned(root)
     old = files(root / "hot" / "0", root / "archive")
     words = ("--replicates", "3", "--set", "space[1].linspace.scale=[0.1, 1.0, 16]")
-    for number, (moment, path) in enumerate(BEFORE.items()):
-        lab.trap(f"expand-{number}", "driver", path)
+    for number, moment in enumerate(moments):
+        lab.trap(f"expand-{number}", "driver", BEFORE[moment])
         lab.start("expand", root, *words)
         lab.caught(f"expand-{number}")
         lab.drivers[-1].end()
@@ -100,7 +104,8 @@ def test_killed_between_any_two_steps_of_expand(lab, undisturbed):
 def test_a_campaign_that_grew_is_the_one_that_was_whole_from_the_start(lab, undisturbed):
     reference = undisturbed("Walk")
     lab.campaign("Walk", replicates=1, space=[{"linspace": {"scale": [0.1, 1.0, 16]}}, {"grid": {"population": [2]}}])
-    assert lab.go("run", lab.workflow / "campaign.yaml") == 0
+    first = lab.start("run", lab.workflow / "campaign.yaml")
+    assert first.wait() == 0, first.said
     campaign = lab.campaign("Walk")
     facts = staffa.expand(lab.root, campaign, set=[f"storage.root={lab.runs}"])
     assert (facts["added"], facts["present"], facts["outside"], facts["done"]) == (48, 16, 0, True)
@@ -110,8 +115,8 @@ def test_a_campaign_that_grew_is_the_one_that_was_whole_from_the_start(lab, undi
         here, there = table(lab.root, name), table(reference, name)
         kept = [column for column in there.column_names if column not in ("seconds", "attempts", "node")]
         assert here.select(kept).equals(there.select(kept)), name
-    again = lab.start("run", campaign)
-    assert again.wait() == 0, again.said
+    again = staffa.run(campaign, set=[f"storage.root={lab.runs}"], client=lab.client, progress=False)
+    assert again.resumed and again.ended.exit_code == 0
 
 
 def live(lab, model="Gated", **changes):

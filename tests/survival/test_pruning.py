@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from distributed import Client
 
 import staffa
 from staffa.storage.ledger import history
@@ -19,11 +20,14 @@ FOLDER = Path(__file__).parents[1] / "views" / "mixed"
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(tmp_path_factory: pytest.TempPathFactory, workers: Client) -> Path:
     folder = tmp_path_factory.mktemp("pruning") / "mixed"
     shutil.copytree(FOLDER, folder, ignore=shutil.ignore_patterns("__pycache__"))
     return staffa.run(
-        folder / "campaign.yaml", set=[f"storage.root={folder.parent / 'runs'}", "execution.batch=2"], progress=False
+        folder / "campaign.yaml",
+        set=[f"storage.root={folder.parent / 'runs'}", "execution.batch=2"],
+        progress=False,
+        client=workers,
     ).root
 
 
@@ -43,12 +47,12 @@ def told(root: Path, *kinds: str) -> list[dict[str, Any]]:
     return [event for event in history(Workspace.open(root)) if event["event"] in kinds]
 
 
-def test_on_request_all_of_it(root: Path) -> None:
+def test_on_request_all_of_it(root: Path, workers: Client) -> None:
     before = staffa.attach(root).results.draws.to_arrow()
     assert len(shards(root)) > 20
-    staffa.consolidate(root)
+    staffa.consolidate(root, client=workers)
     assert len(shards(root)) > 20, "nobody asked"
-    staffa.consolidate(root, prune=True)
+    staffa.consolidate(root, prune=True, client=workers)
     assert shards(root) == []
     parts = {event["part"] for event in told(root, "part_pruned")}
     assert parts == {event["part"] for event in told(root, "part_sealed")} and not told(root, "part_kept")
@@ -57,9 +61,9 @@ def test_on_request_all_of_it(root: Path) -> None:
 
     facts = staffa.verify(root, every=True)
     assert facts["sound"] and not facts["again"], "what was pruned is not damaged"
-    ended = staffa.resume(root, progress=False).ended
+    ended = staffa.resume(root, progress=False, client=workers).ended
     assert ended is not None and shards(root) == [], "nothing is done again"
-    staffa.consolidate(root, prune=True)
+    staffa.consolidate(root, prune=True, client=workers)
     assert len(told(root, "part_pruned")) == len(parts), "and nothing twice"
 
 
@@ -75,7 +79,7 @@ def test_while_it_runs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("column", ["energy", "trial"])
-def test_what_the_archive_has_otherwise_stays(root: Path, column: str) -> None:
+def test_what_the_archive_has_otherwise_stays(root: Path, column: str, workers: Client) -> None:
     """A part with another value, or another trial, in it: those batches keep their shards."""
     path = sorted((root / "archive" / "draws").rglob("part-*.parquet"))[0]
     table = pq.read_table(path, partitioning=None)
@@ -84,7 +88,7 @@ def test_what_the_archive_has_otherwise_stays(root: Path, column: str) -> None:
     values[0] = "0" * 32 if column == "trial" else (values[0] or 0.0) + 1e-6
     changed = table.set_column(place, table.schema.field(column), pa.array(values, table.schema.field(column).type))
     pq.write_table(changed, path, row_group_size=6)
-    staffa.consolidate(root, prune=True)
+    staffa.consolidate(root, prune=True, client=workers)
     (kept,) = told(root, "part_kept")
     assert kept["part"] == path.stem and list(kept["differ"].values()) == [["draws"]]
     assert shards(root), "not one shard of that batch is gone"
@@ -92,16 +96,16 @@ def test_what_the_archive_has_otherwise_stays(root: Path, column: str) -> None:
     assert staffa.attach(root).results.trial(trial).draws["energy"].size == 3
 
 
-def test_what_is_damaged_in_the_hot_store_stays(root: Path) -> None:
+def test_what_is_damaged_in_the_hot_store_stays(root: Path, workers: Client) -> None:
     path = shards(root)[0]
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 0xFF
     path.write_bytes(data)
-    staffa.consolidate(root, prune=True)
+    staffa.consolidate(root, prune=True, client=workers)
     assert path.exists() and len(told(root, "part_kept")) == 1
 
 
-def test_tried_again_after_it(tmp_path: Path) -> None:
+def test_tried_again_after_it(tmp_path: Path, workers: Client) -> None:
     """Trials that failed get their data when their batches are pruned: they are read, sealed and pruned, too."""
     mended = tmp_path / "mended"
     shutil.copytree(FOLDER, tmp_path / "mixed", ignore=shutil.ignore_patterns("__pycache__"))
@@ -109,14 +113,14 @@ def test_tried_again_after_it(tmp_path: Path) -> None:
     text = model.read_text().replace("import jax\n", "from pathlib import Path\n\nimport jax\n", 1)
     model.write_text(text.replace("== 2.0:", f"== 2.0 and not Path({str(mended)!r}).exists():"))
     wanted = [f"storage.root={tmp_path / 'runs'}", "execution.batch=2", "archive.prune=verified"]
-    root = staffa.run(tmp_path / "mixed" / "campaign.yaml", set=wanted, progress=False).root
+    root = staffa.run(tmp_path / "mixed" / "campaign.yaml", set=wanted, progress=False, client=workers).root
     assert shards(root) == []
     failed = staffa.attach(root).results.failed.to_pandas()["trial"].tolist()
     assert len(failed) == 4
 
     mended.touch()
     staffa.retry(root, failed)
-    staffa.resume(root, set=["archive.every=off", "archive.prune=never"], progress=False)
+    staffa.resume(root, set=["archive.every=off", "archive.prune=never"], progress=False, client=workers)
     results = staffa.attach(root).results
     assert shards(root), "of those trials only"
     for trial in failed:
@@ -124,7 +128,7 @@ def test_tried_again_after_it(tmp_path: Path) -> None:
         assert one.outcome == "ok" and one.draws["energy"].isnull().sum() == 0 and one.summary
     before = in_order(root)
     assert len(before) == 144 and len(results.trials) == 48
-    staffa.consolidate(root, prune=True)
+    staffa.consolidate(root, prune=True, client=workers)
     assert shards(root) == [] and in_order(root) == before
     assert all(results.trial(trial).draws["energy"].isnull().sum() == 0 for trial in failed)
 

@@ -143,7 +143,7 @@ def test_control_c_twice(lab, undisturbed):
     began = time.monotonic()
     assert driver.wait() == 130, driver.said
     took = time.monotonic() - began
-    assert took < 20, f"it took {took:.0f} s to leave"
+    assert took < 50, f"it took {took:.0f} s to leave"
     assert worker not in driver.members()
     lab.release("step-5")
     lab.complete()

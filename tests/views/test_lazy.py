@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from distributed import Client
 
 import staffa
 from staffa.errors import ConfigError
@@ -39,20 +40,20 @@ TRIAL = 20 * 2000 * 4
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
+def results(tmp_path_factory: pytest.TempPathFactory, workers: Client) -> Results:
     """128 trials of 160 kB, sealed; their shards stand as well."""
     folder = tmp_path_factory.mktemp("wide")
     (folder / "model.py").write_text(MODEL)
     (folder / "campaign.yaml").write_text(DECLARED)
-    return staffa.run(folder / "campaign.yaml", set=[f"storage.root={folder}"], progress=False).results
+    return staffa.run(folder / "campaign.yaml", set=[f"storage.root={folder}"], progress=False, client=workers).results
 
 
 @pytest.fixture(scope="module")
-def pruned(results: Results, tmp_path_factory: pytest.TempPathFactory) -> Results:
+def pruned(results: Results, tmp_path_factory: pytest.TempPathFactory, workers: Client) -> Results:
     import shutil
 
     root = Path(shutil.copytree(results.workspace.root, tmp_path_factory.mktemp("pruned") / "wide"))
-    staffa.consolidate(root, prune=True)
+    staffa.consolidate(root, prune=True, client=workers)
     return staffa.attach(root).results
 
 

@@ -15,6 +15,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 import xarray
+from distributed import Client
 
 import staffa
 from execution.test_yield import compute, planned
@@ -34,10 +35,10 @@ SAME: dict[str, Callable[[Any, Any], bool]] = {
 }  # fmt: skip
 Roots = dict[str, Path]
 NUMBERS = ("energy", "flag")
-STATES: dict[str, Callable[[Path], Any]] = {
-    "hot": lambda root: None,
-    "sealed": staffa.consolidate,
-    "pruned": lambda root: staffa.consolidate(root, prune=True),
+STATES: dict[str, Callable[[Path, Client], Any]] = {
+    "hot": lambda root, workers: None,
+    "sealed": lambda root, workers: staffa.consolidate(root, client=workers),
+    "pruned": lambda root, workers: staffa.consolidate(root, prune=True, client=workers),
 }
 
 
@@ -62,11 +63,13 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> Roots:
 
 
 @pytest.fixture(scope="module", params=[(use, state) for use in ("Once", "Often") for state in STATES], ids="-".join)
-def results(request: pytest.FixtureRequest, roots: Roots, tmp_path_factory: pytest.TempPathFactory) -> Results:
+def results(
+    request: pytest.FixtureRequest, roots: Roots, tmp_path_factory: pytest.TempPathFactory, workers: Client
+) -> Results:
     use, state = request.param
     other = tmp_path_factory.mktemp("other") / use
     shutil.copytree(roots[use], other)
-    STATES[state](other)
+    STATES[state](other, workers)
     if state == "pruned":
         assert not list(other.glob("hot/*/*/table/c*")) and not list(other.glob("hot/*/*/name/c*"))
     return staffa.attach(other).results
@@ -98,11 +101,12 @@ def alike(name: str, one: Any, two: Any) -> bool:
 
 
 def test_a_trial_gives_back_what_was_returned(results: Results) -> None:
+    drawn = draws_of(results)
     for seed in range(1, 9):
         trial = results.trial(seed - 1)
         for name in SAME:
             found = trial.recorded[name]
-            if draws_of(results) is None:
+            if drawn is None:
                 assert alike(name, values(seed)[name], found), (name, found)
             elif name in NUMBERS:
                 assert found.tolist() == [values(10 * seed + draw)[name] for draw in range(2)]
@@ -214,11 +218,11 @@ def test_a_trial_that_records_another_kind_says_so(results: Results) -> None:
 
 
 @pytest.mark.parametrize("prune", [False, True], ids=["hot", "pruned"])
-def test_trials_run_again_come_out_as_recorded(roots: Roots, tmp_path: Path, prune: bool) -> None:
+def test_trials_run_again_come_out_as_recorded(roots: Roots, tmp_path: Path, prune: bool, workers: Client) -> None:
     root = tmp_path / "x"
     shutil.copytree(roots["Often"], root)
     if prune:
-        staffa.consolidate(root, prune=True)
+        staffa.consolidate(root, prune=True, client=workers)
     facts = staffa.reproduce(root, trials=2, seed=1)
     assert facts["agree"] and facts["trials"] == 2, facts
     assert not any(row["worst"] for row in facts["compared"]), "every bit is the same"

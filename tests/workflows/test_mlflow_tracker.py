@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from distributed import Client
 
 pytest.importorskip("mlflow")
 pytest.importorskip("sqlalchemy")
@@ -90,7 +91,7 @@ def test_other_ends(uri: str, client: Any, reason: str, status: str) -> None:
     assert run.info.status == status
 
 
-def test_a_campaign_is_followed(uri: str, client: Any, tmp_path: Path) -> None:
+def test_a_campaign_is_followed(uri: str, client: Any, tmp_path: Path, workers: Client) -> None:
     import staffa
 
     (tmp_path / "mlflow_tracker.py").write_bytes((WORKFLOW / "mlflow_tracker.py").read_bytes())
@@ -104,7 +105,9 @@ def test_a_campaign_is_followed(uri: str, client: Any, tmp_path: Path) -> None:
         "sampling: {draws: 2}\nexecution: {batch: 2, workers: 1}\ncluster: {dashboard: false}\n"
         f"trackers: [{{use: 'mlflow_tracker.py:MlflowTracker', uri: '{uri}'}}]\n"
     )
-    run = staffa.run(tmp_path / "campaign.yaml", set=[f"storage.root={tmp_path / 'runs'}"], progress=False)
+    run = staffa.run(
+        tmp_path / "campaign.yaml", set=[f"storage.root={tmp_path / 'runs'}"], progress=False, client=workers
+    )
     assert run.ended is not None and run.ended.reason == "finished"
     (found,) = client.search_runs([client.get_experiment_by_name("followed").experiment_id])
     assert found.info.status == "FINISHED" and found.data.metrics["trials.ok"] == 8

@@ -15,6 +15,7 @@ from staffa.api.machines import doctor, reap
 from staffa.api.minimizing import Minimum, minimize
 from staffa.api.reporting import plot, plot_file, report
 from staffa.api.scheduling import schedule
+from staffa.api.serving import serve
 from staffa.campaign.runtime import runtime
 from staffa.execution.trackers import Tracker
 
@@ -59,6 +60,7 @@ __all__ = [
     "scale",
     "schedule",
     "scripts",
+    "serve",
     "shrink",
     "status",
     "stop",

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from staffa.cli.answers import say
-from staffa.cli.words import Debug, Json, RunFolder, search_app
+from staffa.cli.words import Debug, Json, RunFolder, Set, app, search_app
 
 # What is heavy is imported by the command that needs it: `staffa --help` has to answer at once.
 
@@ -116,3 +116,30 @@ def search_objectives(
 
     found, patch = search(run), patched(set_ or ())
     say(objectives_facts(found.change(patch) if patch else found), objectives_sheet, as_json)
+
+
+@app.command()
+def serve(
+    campaign: Annotated[
+        Path, typer.Argument(metavar="CAMPAIGN", help="The campaign's file, or the folder of a planned one.")
+    ],
+    host: Annotated[str, typer.Option(help="Where to listen; beyond this machine only with TLS.")] = "127.0.0.1",
+    port: Annotated[
+        int | None, typer.Option(help="Its port, or the next free one; 0 for any.", show_default=False)
+    ] = None,
+    tls: Annotated[bool, typer.Option("--tls", help="Make a certificate in secrets/, and answer by TLS.")] = False,
+    certificate: Annotated[Path | None, typer.Option(help="A certificate of your own (PEM).")] = None,
+    key: Annotated[Path | None, typer.Option(help="… and its key.")] = None,
+    lease: Annotated[
+        str, typer.Option(metavar="TIME", help="How long a trial is its worker's without a heartbeat.")
+    ] = "300s",
+    set_: Set = None,
+    debug: Debug = False,
+) -> None:
+    """Serve a search over HTTP, to programs that do its trials, or to whoever looks at it."""
+    from staffa import api
+    from staffa.campaign.quantities import duration
+
+    declared = campaign if campaign.is_dir() else api.load(campaign, set=set_ or ())
+    seconds = duration(lease)
+    api.serve(declared, host=host, port=port, tls=tls, certificate=certificate, key=key, lease=seconds)

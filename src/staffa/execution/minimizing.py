@@ -121,7 +121,6 @@ def minimize(
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="staffa-", ignore_cleanup_errors=True)))
         stack.enter_context(interruptible(stop, numbers=(signal.SIGINT,)))
-        stack.enter_context(_single_threaded())
         rehearsal = threading.Thread(target=_quietly, args=(rehearse,), daemon=True)
         rehearsal.start()
         pool = Pool(client) if client is not None else stack.enter_context(_local(folder, workers, stop))
@@ -182,17 +181,6 @@ def _installed(client: Client, function: Function) -> Iterator[None]:
     finally:
         with contextlib.suppress(Exception):
             client.unregister_worker_plugin(function.name)
-
-
-@contextlib.contextmanager
-def _single_threaded() -> Iterator[None]:
-    """Linear algebra of a strategy's size is ten times slower in threads that trials take the cores of."""
-    with contextlib.ExitStack() as stack:
-        with contextlib.suppress(ImportError):
-            from threadpoolctl import threadpool_limits
-
-            stack.enter_context(threadpool_limits(1))
-        yield
 
 
 class _Search:

@@ -11,6 +11,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any, Protocol
 
 import numpy as np
@@ -39,8 +40,6 @@ from staffa.trial import Outcome
 ROSTER_SECONDS = 2.0
 ROSTER_SHARE = 0.02
 """The list of trials is written anew at most every two seconds, and in at most 2 % of the time."""
-
-EXEMPT = [outcome for outcome in Outcome if outcome.exempt]
 
 Row = npt.NDArray[np.float64]
 Columns = dict[str, npt.NDArray[Any]]
@@ -383,8 +382,9 @@ class Searching:
         status = store.status(number)[: len(seat.places)]
         data = (status == Outcome.OK) | (status == Outcome.NAN)
         gone = (status != Outcome.MISSING) & ~data
+        exempt = (status >= Outcome.CANCELLED) & (status != Outcome.PADDING)
         before = self._told.setdefault(batch, np.zeros(len(status), bool))
-        fresh = (data | (gone if final else np.isin(status, EXEMPT))) & ~before
+        fresh = (data | (gone if final else exempt)) & ~before
         if not fresh.any():
             return
         found = store.scores(number)
@@ -439,34 +439,41 @@ class _RosterFile:
         self._pieces: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in ("digest", "group", "row", "replicate")}
         self._pieces |= {name: [] for name, _ in plan.parameters}
         self._sizes = [group.batch for group in plan.groups]
-        self._due, self._changed = 0.0, False
+        self._new: list[tuple[Batch, Seat]] = []
+        self._due = 0.0
 
     def add(self, batch: Batch, seat: Seat) -> None:
-        group, number = batch
-        size, first = len(seat.places), number * self._sizes[group]
-        piece = {name: seat.rows.column(name, seat.at) for name, _ in self._parameters}
-        piece |= {"digest": seat.digests, "group": np.full(size, group), "row": np.arange(first, first + size)}
-        piece["replicate"] = np.array(seat.replicates, np.int64)
-        for name, values in piece.items():
-            self._pieces[name].append(values)
-        self._changed = True
+        self._new.append((batch, seat))
 
     def tick(self, now: float) -> None:
-        if self._changed and now >= self._due:
+        if self._new and now >= self._due:
             began = time.monotonic()
             self.write()
             self._due = now + max(ROSTER_SECONDS, (time.monotonic() - began) / ROSTER_SHARE)
 
     def write(self) -> None:
-        if not self._changed:
+        if not self._new:
             return
+        # Those that were read from a journal share their rows: their columns are made once.
+        for _, own in groupby(self._new, lambda one: id(one[1].rows)):
+            self._enter(list(own))
         whole = {name: _joined(pieces) for name, pieces in self._pieces.items()}
         for name, values in whole.items():
             self._pieces[name] = [values]
         columns = {name: ("int", whole[name]) for name in ("group", "row", "replicate")}
         columns |= {name: (kind, whole[name]) for name, kind in self._parameters}
         write_roster(self._path, whole["digest"], columns)
-        self._changed = False
+        self._new.clear()
+
+    def _enter(self, seated: list[tuple[Batch, Seat]]) -> None:
+        rows, at = seated[0][1].rows, np.concatenate([seat.at for _, seat in seated])
+        firsts = [np.arange(len(seat.at)) + number * self._sizes[group] for (group, number), seat in seated]
+        piece = {name: rows.column(name, at) for name, _ in self._parameters}
+        piece["group"] = np.concatenate([np.full(len(seat.at), group) for (group, _), seat in seated])
+        piece |= {"digest": rows.digests[at], "row": np.concatenate(firsts)}
+        piece["replicate"] = np.array([number for _, seat in seated for number in seat.replicates], np.int64)
+        for name, values in piece.items():
+            self._pieces[name].append(values)
 
 
 def _joined(pieces: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import random
 import socket
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -21,6 +22,7 @@ from staffa.execution.board import Batch, Board, Retries
 from staffa.execution.refilling import Searching, refill_of
 from staffa.execution.tally import counted, word_counts
 from staffa.search.answers import Record
+from staffa.search.study import Study
 from staffa.storage import control
 from staffa.storage.hot import HotStore
 from staffa.storage.ledger import Ledger
@@ -45,9 +47,11 @@ class Shelf:
         plan: Plan,
         stores: Mapping[int, HotStore],
         ledger: Ledger,
+        study: Study,
         stop: Callable[[], None],
     ) -> None:
-        self.workspace, self.plan, self.stores, self.ledger = workspace, plan, stores, ledger
+        self.workspace, self.plan, self.stores, self.ledger, self.study = workspace, plan, stores, ledger, study
+        self._lock = threading.Lock()
         self._stop, self._figures = stop, dict[str, Any]()
         searching = refill_of(workspace, config, plan, stores, ledger.books)
         assert isinstance(searching, Searching)
@@ -57,6 +61,18 @@ class Shelf:
         self._full = 0
         """Trials before this one stand in the store, or are of a batch that is not over."""
         self._begun = time.time()
+
+    def turn(self) -> None:
+        """Put what is settled where it belongs, and do what is due."""
+        with self._lock:
+            put = self.put(self.study.trials(self.first), last=self.study.finished)
+            self._tick(time.time(), changed=bool(put))
+
+    def change(self, patch: Mapping[str, Mapping[str, Any]]) -> None:
+        """Other objectives: those who look at the campaign go by them, too."""
+        with self._lock:
+            words = self.study.objectives.changed(patch).words()
+            self.ledger.append({"event": "objectives_changed", "objectives": words})
 
     def put(self, records: Sequence[Record], *, last: bool) -> int:
         """Write the batches of which everything is settled; returns how many.
@@ -85,18 +101,27 @@ class Shelf:
             self._full += size
         return self._full
 
-    def tick(self, now: float) -> None:
+    def _tick(self, now: float, *, changed: bool) -> None:
         """What is due now and then: the journal, the list of trials, what other shells ask."""
         self._searching.tick(now)
-        if self._full or not self._figures:
+        if changed or not self._figures:
             self._figures = counted(self.plan, self.stores)
         self.ledger.tick(now, self._figures)
         for request in control.pending(self.workspace):
-            stop = request.verb == "stop" and request.at >= self._begun - 1
-            why = "a served search does what it is told over HTTP, and stops"
-            control.answer(self.workspace, request, {"done": True} if stop else {"done": False, "why": why})
-            if stop:
-                self._stop()
+            control.answer(self.workspace, request, self._obey(request))
+
+    def _obey(self, request: control.Request) -> dict[str, Any]:
+        if request.at < self._begun - 1:
+            return {"done": False, "why": "asked of an earlier server"}
+        if request.verb == "stop":
+            self._stop()
+            return {"done": True}
+        if request.verb == "objectives":
+            wanted = self.study.objectives.changed(request.arguments["patch"])
+            self.ledger.append({"event": "objectives_changed", "objectives": wanted.words()})
+            self.study.rescore(wanted)
+            return {"done": True}
+        return {"done": False, "why": f"a served search has no {request.verb!r}: it is asked and told over HTTP"}
 
     def close(self) -> None:
         """Bring what readers go by up to date."""

@@ -82,7 +82,7 @@ FAMILIES = (
     Family("fitness", "what is sampled: `target: {use: NAME}`", options=("target", "fitness"), far=True),
     Family("metrics", "how far two things are apart: `metric: {use: NAME}`", options=("metric",), far=True),
     Family("encodings", "how a value that is no number is recorded: `encodings = {OUTPUT: NAME}`", _encoding, far=True),
-    Family("strategies", "what a search asks for next"),
+    Family("strategies", "what a search asks for next: `search.strategy.use: NAME`"),
     Family("reducers", "what all trials come to: `reduce: {use: NAME}`", options=("reduce",), far=True),
     Family("renderers", "how a table is written: `--format NAME`"),
     Family("figures", "what a report shows besides: `qa: {figures: [{use: NAME}]}`"),

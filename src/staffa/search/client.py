@@ -217,7 +217,7 @@ class Client:
                 if time.monotonic() >= given_up:
                     raise self._silence(error) from error
             time.sleep(PAUSES[0])
-            self._look_again()
+            self._moved()
 
     def close(self) -> None:
         """Let this thread's connection go."""
@@ -253,13 +253,9 @@ class Client:
         except ClusterError:
             raise
         except StaffaError:
-            self._silent = False
-            if kept is not None:
-                kept.unlink(missing_ok=True)
+            _gone(kept)
             raise
-        self._silent = False
-        if kept is not None:
-            kept.unlink(missing_ok=True)
+        _gone(kept)
         return answer
 
     def _keep(self, body: dict[str, Any], key: str) -> Path | None:
@@ -280,6 +276,12 @@ class Client:
         while True:
             try:
                 status, answer = self._once(method, path, data, key)
+            except ssl.SSLCertVerificationError as error:
+                self._drop()
+                raise ConfigError(
+                    f"{self._url} is not known by the certificate '{self._ca}': {error.verify_message}",
+                    "`ca`: the run's secrets/serving/ca.pem",
+                ) from error
             except (OSError, http.client.HTTPException) as error:
                 # A connection that slept may be closed at the other end: that says nothing about the server.
                 slept, fresh = not fresh and getattr(self._own, "used", False), True
@@ -293,11 +295,12 @@ class Client:
                     self._silent = False
                     return _read(status, answer)
                 failure = ClusterError(f"{self._url} answers {status}: {answer[:200].decode(errors='replace')}")
+            if self._moved():
+                continue
             if time.monotonic() + pause > began + (self.patience if patience is None else patience):
                 raise failure
             time.sleep(pause * random.uniform(0.5, 1.0))
             pause = min(2 * pause, PAUSES[1])
-            self._look_again()
 
     def _once(self, method: str, path: str, data: bytes | None, key: str) -> tuple[int, bytes]:
         headers = {"Authorization": f"Bearer {self._token}"}
@@ -349,11 +352,13 @@ class Client:
         finally:
             connection.close()
 
-    def _look_again(self) -> None:
+    def _moved(self) -> bool:
         """Whether the server came back elsewhere."""
         said = read_json(self._folder / "serving.json") if self._folder is not None else None
+        before = self._url
         if isinstance(said, dict) and said.get("url"):
             self._url = said["url"]
+        return self._url != before
 
     def _silence(self, error: Exception) -> ClusterError:
         return ClusterError(f"{self._url} does not answer: {error}", "is `staffa serve` running there?")
@@ -394,6 +399,11 @@ def _text(said: object) -> str:
 def _made(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def _gone(kept: Path | None) -> None:
+    if kept is not None:
+        kept.unlink(missing_ok=True)
 
 
 def _key() -> str:

@@ -38,6 +38,7 @@ from staffa.search.answers import Asked, Beat, ConflictError, Record, UnknownTri
 from staffa.search.journal import Event, Journal
 from staffa.search.register import CANCELLED, PENDING, RECORDED, STATES, WAITING, Entry, Register
 from staffa.search.strategies import Strategy, Told
+from staffa.search.suggesting import Suggesting
 from staffa.trial import Scalar
 
 __all__ = ["Asked", "Beat", "ConflictError", "Record", "Study", "UnknownTrialError", "Verdict"]
@@ -85,14 +86,11 @@ class Study:
         self.lease, self.retries, self.journal = lease, retries, journal
         self._clock = clock
         self._lock = threading.RLock()
-        self._asking = threading.Lock()
-        """Held while the strategy thinks, which keeps nobody from telling."""
+        self._suggesting = Suggesting(domain, strategy)
         self._keys: OrderedDict[str, Event] = OrderedDict()
         self._seen: OrderedDict[str, float] = OrderedDict()
         self._register = Register(domain, objectives, retries)
         self._ranked: tuple[object, Any] = (None, None)
-        self._ahead: Told | None = None
-        """What the strategy was last prepared for, where somebody lets it prepare."""
         if journal is not None:
             self._take_up(journal, objectives)
 
@@ -110,23 +108,39 @@ class Study:
         Raises `ConfigError` for a count out of range, `ConflictError` for a key used otherwise, `OSError` when the disk
         fails: then nothing was handed out.
         """
-        if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= MOST:
-            raise ConfigError(f"count: {count!r} trials cannot be asked for", f"a whole number from 1 to {MOST}")
-        with self._asking:
+        handed = self.ask_at_once(count, worker=worker, key=key)
+        if handed is not None:
+            return handed
+        with self._suggesting.thinking:
             with self._lock:
-                known = self._known(key, "asked", {"count": count, "worker": worker})
-                if known is not None:
-                    return self._handed(known)
-                self.expire()
-                first, told = (
-                    self._register.suggested,
-                    self._ahead if self._ahead is not None else self._register.told(),
-                )
-                new = min(count - min(len(self._register.waiting), count), self._left)
-            fresh = self.domain.decode(self.strategy.suggest(first, new, told)) if new else []
+                # The same call, made twice at once, is one.
+                handed = self.ask_at_once(count, worker=worker, key=key)
+                if handed is not None:
+                    return handed
+                ready = len(self._suggesting.ready)
+                first = self._register.suggested + ready
+                new = min(count - len(self._register.waiting), self._left) - ready
+                known = self._suggesting.known(self._register.told())
+            fresh = self._suggesting.make(first, new, known)
             with self._lock:
+                fresh = [*self._suggesting.ready, *fresh]
                 again = list(islice(self._register.waiting, count - len(fresh)))
                 return self._hand_out(again, fresh, count, worker, key)
+
+    def ask_at_once(self, count: int = 1, *, worker: str = "", key: str | None = None) -> list[Asked] | None:
+        """As `ask`; None where the strategy would have to think about it."""
+        if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= MOST:
+            raise ConfigError(f"count: {count!r} trials cannot be asked for", f"a whole number from 1 to {MOST}")
+        with self._lock:
+            known = self._known(key, "asked", {"count": count, "worker": worker})
+            if known is not None:
+                return self._handed(known)
+            self.expire()
+            again = list(islice(self._register.waiting, count))
+            new = min(count - len(again), self._left)
+            if new > len(self._suggesting.ready):
+                return None
+            return self._hand_out(again, list(islice(self._suggesting.ready, new)), count, worker, key)
 
     def _hand_out(
         self, again: list[int], fresh: list[dict[str, Scalar]], count: int, worker: str, key: str | None
@@ -146,6 +160,8 @@ class Study:
             "until": now + self.lease if self.lease < math.inf else None,
         }
         self._happens({**event, "key": key, "count": count} if key else event)
+        for _ in range(min(len(fresh), len(self._suggesting.ready))):
+            self._suggesting.ready.popleft()
         return self._handed(event)
 
     def _handed(self, event: Event) -> list[Asked]:
@@ -291,9 +307,9 @@ class Study:
         """Somebody is alive: what they hold is theirs for another lease.
 
         Arguments:
-        - `worker`: all that is held under this name.
-        - `trials`: which they believe to have; those they have not (any more) are `lost`. Without a worker's name
-          these alone are extended.
+        - `worker`: all that is held under this name, unless they say what they have.
+        - `trials`: which they believe to have: these alone are extended, so that one whose answer got lost on the way
+          comes back. Those they have not (any more) are `lost`.
 
         Raises `UnknownTrialError`.
         """
@@ -302,11 +318,13 @@ class Study:
             now = self._clock()
             self._saw(worker, now)
             self.expire(now)
-            held = {number for number, entry in named.items() if entry.state == PENDING and entry.worker == worker}
-            if not worker:
-                held = {number for number, entry in named.items() if entry.state == PENDING}
-            else:
-                held |= self._register.workers.get(worker, set())
+            held = {
+                number
+                for number, entry in named.items()
+                if entry.state == PENDING and (not worker or entry.worker == worker)
+            }
+            if worker and not named:
+                held = set(self._register.workers.get(worker, set()))
             for number in held:
                 self._register.extend(number, now + self.lease)
             return Beat(tuple(sorted(held)), tuple(sorted(set(named) - held)))
@@ -400,38 +418,48 @@ class Study:
 
     # --- changing ---
 
+    def hear(self, event: Event) -> None:
+        """Take in what happened elsewhere, in the words of the journal: for a study that only follows a search."""
+        with self._lock:
+            self._happens(event)
+
     def rescore(self, objectives: Objectives) -> None:
         """Let something else be good: every trial is scored anew; nothing runs again.
 
         Raises `ConfigError` for other names than before, once there is a result: what was told is known by them.
         """
-        with self._lock:
+        with self._suggesting.thinking, self._lock:
             if self._register.counts[RECORDED] and set(objectives.names) != set(self.objectives.names):
                 names = ", ".join(self.objectives.names)
                 raise ConfigError(f"objectives: {', '.join(objectives.names)} are other ones than {names}")
             self._happens({"event": "objectives", "at": self._clock(), "objectives": objectives.words()})
+            self._suggesting.ready.clear()
 
     def prepare(self) -> bool:
         """Let the strategy do what takes long (a refit) now, in the caller's thread, not in somebody's ask.
 
         From the first call on, `ask` goes by what the strategy was prepared for last. Says whether there was anything
-        to do.
+        to do. One thread at a time.
         """
-        ahead: Callable[[Told], object] | None = getattr(self.strategy, "prepare", None)
-        refits_at: Callable[[int], int] | None = getattr(self.strategy, "refits_at", None)
-        if ahead is None or refits_at is None:
-            return False
-        told, before = self.told(), self._ahead
-        due = told.until(refits_at(len(told)))
-        if before is not None and (before.version, len(before)) == (due.version, len(due)):
-            return False
-        ahead(due)
-        self._ahead = due
-        return True
+        return self._suggesting.prepare(self.told())
+
+    def stock_up(self) -> bool:
+        """Make one suggestion ahead of time, for an `ask` to find; says whether one was wanted."""
+        with self._suggesting.thinking:
+            with self._lock:
+                ready = len(self._suggesting.ready)
+                if ready >= self._suggesting.level(self._register.counts[PENDING], self._left):
+                    return False
+                first = self._register.suggested + ready
+                known = self._suggesting.known(self._register.told())
+            made = self._suggesting.make(first, 1, known)
+            with self._lock:
+                self._suggesting.ready.extend(made)
+            return True
 
     def close(self) -> None:
         """Make what was recorded durable. The study is of no use afterwards if it has a journal."""
-        with self._asking, self._lock:
+        with self._suggesting.thinking, self._lock:
             if self.journal is not None:
                 self.journal.close()
 

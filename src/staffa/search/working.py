@@ -104,6 +104,7 @@ class _Worker:
         self._state = threading.Condition()
         self._waiting: dict[int, Asked] = {}
         self._running: dict[int, Asked] = {}
+        self._telling: dict[int, Asked] = {}
         self._untold: queue.SimpleQueue[tuple[Asked, Mapping[str, float | None] | None, str] | None]
         self._untold = queue.SimpleQueue()
         self._over = False
@@ -184,6 +185,7 @@ class _Worker:
                 values, failed = None, traceback.format_exc(limit=-5)
             with self._state:
                 self._running.pop(asked.trial, None)
+                self._telling[asked.trial] = asked
                 self._in_a_row = self._in_a_row + 1 if failed else 0
                 self._state.notify_all()
             self._untold.put((asked, values, failed))
@@ -224,6 +226,9 @@ class _Worker:
             except ConfigError:
                 self._untold.put(one)
                 raise
+            finally:
+                with self._state:
+                    self._telling.pop(asked.trial, None)
             if verdict is None:
                 self._kept += 1
             elif failed:
@@ -245,7 +250,7 @@ class _Worker:
         pause = min(30.0, (lease or 300.0) / BEATS)
         while not ended.wait(pause):
             with self._state:
-                held = [*self._waiting, *self._running]
+                held = list({**self._waiting, **self._running, **self._telling})
             try:
                 heard = self._client.beat(held, patience=pause) if held else None
             except ClusterError:

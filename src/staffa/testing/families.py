@@ -30,8 +30,8 @@ def check_family(family: str, factory: Any, **given: Any) -> tuple[Finding, ...]
     - `factory`: what the entry point names.
     - `given`: what the family's own suite needs (`SUITES`): for `experiments` and `samplers` the arguments
       of `check_experiment`, for `encodings` some `values` that may stand in one output, for `clusters` `workspace`,
-      `machine` and `environment`. Without them only what holds for every plug-in is asked, and for `renderers` and
-      `commands` all.
+      `machine` and `environment`, for `strategies` options, and a `domain` in words where not every one will do.
+      Without them only what holds for every plug-in is asked, and for `renderers`, `commands` and `strategies` all.
 
     Raises `NotConforming`.
     """
@@ -173,6 +173,45 @@ def _stored(own: Encoding, values: Sequence[Any]) -> list[Any]:
     return list(own.array(read))
 
 
+def _strategies(factory: Any, given: Values) -> list[Finding]:
+    """Asked of a domain with every kind of axis; `given` are its options, and a `domain` where it takes no other."""
+    import numpy as np
+
+    from staffa.campaign.domain import Domain
+    from staffa.search.strategies import Told
+
+    words = {
+        "x": [0.01, 1.0, "log"],
+        "n": [1, 32, "int"],
+        "kind": {"choice": ["a", "b", "c"]},
+        "g": {"grid": [1, 2, 4]},
+    }
+    domain = Domain.read(given.get("domain", words))
+    options = {name: value for name, value in given.items() if name != "domain"}
+    generator = np.random.default_rng(0)
+    points, scores = domain.snapped(generator.random((90, domain.dimension))), generator.random((90, 1))
+    scores[::7] = np.inf
+    told = Told(points, scores)
+    try:
+        one, other, another = (factory(domain=domain, budget=100, seed=seed, **options) for seed in (1, 1, 2))
+        begun = one.suggest(0, 4, Told.nothing(domain.dimension))
+        together, differs = one.suggest(90, 3, told), another.suggest(90, 3, told)
+        other.suggest(40, 1, told.until(30))
+        alone = np.concatenate([other.suggest(trial, 1, told) for trial in (90, 91, 92)])
+        useless = one.suggest(90, 2, Told(points, np.full((90, 1), np.inf), version=1))
+    except Exception as error:
+        return [Finding("suggests points", False, words_of(error))]
+    shapes = [np.shape(found) for found in (begun, together, useless)]
+    expected = [(count, domain.dimension) for count in (4, 3, 2)]
+    inside = all(((found >= 0) & (found <= 1)).all() for found in (begun, together, useless))
+    return [
+        Finding("suggests points", shapes == expected, f"of shapes {shapes}, not {expected}"),
+        Finding("stays in the unit cube", inside, "a coordinate is NaN, below 0 or above 1"),
+        Finding("is a function", np.array_equal(together, alone), "three at once are not the three one after another"),
+        Finding("heeds the seed", not np.array_equal(together, differs), "another seed gives the same points"),
+    ]
+
+
 SUITES: Mapping[str, Callable[[Any, Values], list[Finding]]] = MappingProxyType(
     {
         "experiments": _experiments,
@@ -181,6 +220,7 @@ SUITES: Mapping[str, Callable[[Any, Values], list[Finding]]] = MappingProxyType(
         "commands": _commands,
         "encodings": _encodings,
         "clusters": _clusters,
+        "strategies": _strategies,
     }
 )
 """What is asked of a family besides what every plug-in is asked: a line each."""

@@ -50,7 +50,7 @@ def job(workspace: Workspace, *more: str, devices: str = "0,1", gpus: int = 2) -
         process.wait()
 
 
-def wait(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
+def wait(condition: Callable[[], Any], seconds: float = 240.0) -> Any:
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         found = condition()
@@ -96,7 +96,7 @@ def test_without_a_driver_the_node_is_given_back(workspace: Workspace) -> None:
     workspace.scheduler_file.write_text(json.dumps({"address": "tls://127.0.0.1:1", "secure": True}))
     campaign_credentials(workspace)
     with job(workspace, "--death-timeout", "2") as process:
-        assert process.wait(60) == 0
+        assert process.wait(240) == 0
     assert "no driver within 2 s" in (workspace.logs / "gpu-77.log").read_text()
 
 
@@ -104,16 +104,16 @@ def test_sigterm_is_an_expected_stop(workspace: Workspace) -> None:
     with served(workspace, MACHINE) as (client, _), job(workspace) as process:
         members = joined(Pool(client))
         process.terminate()
-        assert process.wait(30) == 0
+        assert process.wait(240) == 0
         for member in members:
             found = departure(workspace, member, 0.0)
             assert found is not None and found.expected and "cancelled or preempted" in found.reason
 
 
 def test_the_end_of_the_walltime_is_an_expected_stop(workspace: Workspace) -> None:
-    with served(workspace, MACHINE) as (client, _), job(workspace, "--walltime", "16") as process:
+    with served(workspace, MACHINE) as (client, _), job(workspace, "--walltime", "30") as process:
         members = joined(Pool(client))
-        assert process.wait(60) == 0
+        assert process.wait(240) == 0
         for member in members:
             found = departure(workspace, member, 0.0)
             assert found is not None and found.expected and "time of job 77 was over" in found.reason
@@ -128,7 +128,7 @@ def test_a_node_without_a_word_is_nobodys_fault(workspace: Workspace) -> None:
 
 def test_other_gpus_than_asked_for_are_reported(workspace: Workspace) -> None:
     with job(workspace, devices="0", gpus=2) as process:
-        assert process.wait(30) == node.UNFIT
+        assert process.wait(240) == node.UNFIT
     text = (workspace.logs / "gpu-77.log").read_text()
     assert "CUDA_VISIBLE_DEVICES='0' on nodeA" in text and "cluster.pools.gpu.gpus wants 2" in text
 
@@ -155,7 +155,7 @@ def test_software_that_differs_is_refused_with_both_versions(workspace: Workspac
         facts["versions"]["jax"] = "0.0.1"
         workspace.scheduler_file.write_text(json.dumps(facts))
         with job(workspace) as late:
-            assert late.wait(60) == 1
+            assert late.wait(240) == 1
     text = (workspace.logs / "gpu-77.log").read_text()
     assert f"jax {versions()['jax']} here, 0.0.1 at the driver" in text
 
@@ -176,12 +176,12 @@ async def _knock(address: str, security: Security | None) -> None:
     await client.close()
 
 
-async def _talk(address: str, security: Security) -> None:
-    """Speak to any Dask server, a worker too."""
+async def _talk(address: str, security: Security, patience: float = 3.0) -> None:
+    """Speak to any Dask server, a worker too; who is refused may just hear nothing."""
     from distributed.core import rpc
 
-    async with rpc(address, connection_args=security.get_connection_args("client"), timeout=3) as other:
-        await asyncio.wait_for(other.identity(), 5)
+    async with rpc(address, connection_args=security.get_connection_args("client"), timeout=patience) as other:
+        await asyncio.wait_for(other.identity(), patience)
 
 
 def test_strangers_are_refused_by_scheduler_and_workers(workspace: Workspace, tmp_path: Path) -> None:
@@ -189,8 +189,8 @@ def test_strangers_are_refused_by_scheduler_and_workers(workspace: Workspace, tm
         worker = joined(Pool(client))[0].address
         scheduler = cluster.scheduler_address
         own = secured(campaign_credentials(workspace))
-        asyncio.run(_talk(scheduler, own))
-        asyncio.run(_talk(worker, own))
+        asyncio.run(_talk(scheduler, own, 240))
+        asyncio.run(_talk(worker, own, 240))
         other = secured(campaign_credentials(Workspace.create(tmp_path / "other")))
         for address in (scheduler, worker):
             with pytest.raises((OSError, asyncio.TimeoutError)):
@@ -199,7 +199,7 @@ def test_strangers_are_refused_by_scheduler_and_workers(workspace: Workspace, tm
                 asyncio.run(_talk(address.replace("tls://", "tcp://"), Security()))
         with pytest.raises((OSError, asyncio.TimeoutError)):
             asyncio.run(_knock(scheduler.replace("tls://", "tcp://"), None))
-        assert client.submit(lambda: 7).result(timeout=20) == 7, "the campaign's own client is still served"
+        assert client.submit(lambda: 7).result(timeout=240) == 7, "the campaign's own client is still served"
 
 
 def test_insecure_has_to_be_said_and_is_then_plain(workspace: Workspace) -> None:

@@ -1,7 +1,7 @@
 """The routes of a served search: HTTP in, one call of a `Study`, JSON out.
 
-What is quick (telling, beating) is done in the loop's own thread, without a hop to another. Asking may make a strategy
-think and looking may rank many trials, so those go to threads.
+What is quick (telling, beating, asking for what was suggested ahead) is done in the loop's own thread, without a hop to
+another. Where a strategy has to think, or many trials are to be ranked, it is done in others.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import re
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
+from types import MappingProxyType
 from typing import Annotated, Any
 
 from fastapi import APIRouter, FastAPI, Header, Query, Request, Response, Security
@@ -26,7 +28,7 @@ from staffa.search.serving import models
 from staffa.search.serving.events import stream
 from staffa.search.serving.gate import Gate
 from staffa.search.serving.tokens import Tokens
-from staffa.search.study import Asked, ConflictError, Study, UnknownTrialError
+from staffa.search.study import ConflictError, Study, UnknownTrialError
 from staffa.storage.files import DISK
 
 DOCUMENT = "/v1/openapi.json"
@@ -43,18 +45,20 @@ Key = Annotated[
     ),
 ]
 Limit = Annotated[int, Query(ge=1, le=10_000)]
-_refused: dict[int | str, dict[str, Any]] = {
-    code: {"model": models.Error, "description": said}
-    for code, said in {
-        401: "No token, or a wrong one.",
-        403: "The read token where something is changed.",
-        404: "No such trial.",
-        409: "It contradicts what stands.",
-        413: "The body is too large.",
-        422: "Something is wrong with the field that is named.",
-        507: "The disk is full; nothing was recorded.",
-    }.items()
-}
+REFUSALS: Mapping[int | str, dict[str, Any]] = MappingProxyType(
+    {
+        code: {"model": models.Error, "description": said}
+        for code, said in {
+            401: "No token, or a wrong one.",
+            403: "The read token where something is changed.",
+            404: "No such trial.",
+            409: "It contradicts what stands.",
+            413: "The body is too large.",
+            422: "Something is wrong with the field that is named.",
+            507: "The disk is full; nothing was recorded.",
+        }.items()
+    }
+)
 LOOKS = (401, 422)
 CHANGES = (401, 403, 404, 409, 413, 422, 507)
 """How the routes may refuse."""
@@ -65,15 +69,19 @@ class Serving:
     """What the routes share.
 
     Arguments:
-    - `nudge`: called after something was told: a refit may be due.
+    - `nudge`: called after something was asked or told: a refit, or suggestions, may be due.
     - `stopping`: whether streams are to end.
     - `longest_stream`: seconds after which a stream of events ends by itself.
+    - `elsewhere`: who does the trials, where it is not those who ask here: then nobody can ask or tell.
+    - `rescore`: has objectives changed where that is not the study's to decide.
     """
 
     study: Study
     nudge: Callable[[], object] = lambda: None
     stopping: Callable[[], bool] = lambda: False
     longest_stream: float = math.inf
+    elsewhere: str = ""
+    rescore: Callable[[Mapping[str, Mapping[str, Any]]], object] | None = None
     asking: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "asking"))
 
 
@@ -101,7 +109,7 @@ def _answer(said: object, status: int = 200) -> Response:
 def _router(refusals: Iterable[int]) -> APIRouter:
     # The gate has looked at the token by then; this says in the document that there is one.
     token = Security(HTTPBearer(auto_error=False, description="A token of the run's secrets/."))
-    return APIRouter(prefix="/v1", responses={code: _refused[code] for code in refusals}, dependencies=[token])
+    return APIRouter(prefix="/v1", responses={code: REFUSALS[code] for code in refusals}, dependencies=[token])
 
 
 def _changing(serving: Serving) -> APIRouter:
@@ -110,14 +118,18 @@ def _changing(serving: Serving) -> APIRouter:
     @router.post("/ask", response_model=models.Given)
     async def ask(body: models.Ask, key: Key = None) -> Response:
         """Trials to be done. None may mean that others still run: ask again, unless `finished`."""
-        loop = asyncio.get_running_loop()
-        call = lambda: study.ask(body.count, worker=body.worker, key=key)  # noqa: E731
-        asked: list[Asked] = await loop.run_in_executor(serving.asking, call)
+        _check_here(serving)
+        asked = study.ask_at_once(body.count, worker=body.worker, key=key)
+        if asked is None:
+            call = partial(study.ask, body.count, worker=body.worker, key=key)
+            asked = await asyncio.get_running_loop().run_in_executor(serving.asking, call)
+        serving.nudge()
         return _answer({"trials": asked, "finished": not asked and study.finished})
 
     @router.post("/tell", response_model=models.Taken)
     async def tell(body: models.Tell, key: Key = None) -> Response:
         """The result of a trial, once. The same one again is `replayed`, another one a conflict (409)."""
+        _check_here(serving)
         if body.trial is None:
             verdict = study.add(body.params or {}, body.values or {}, key=key)
         else:
@@ -135,12 +147,14 @@ def _changing(serving: Serving) -> APIRouter:
     @router.post("/cancel", response_model=models.Cancelled)
     async def cancel(body: models.Cancel) -> Response:
         """Nobody is to run these trials; with `again` somebody else is, and it costs them no try."""
+        _check_here(serving)
         states = study.cancel(body.trials, again=body.again, worker=body.worker)
         return _answer({"states": {str(number): state for number, state in states.items()}})
 
     @router.post("/heartbeat", response_model=models.Heard)
     async def heartbeat(body: models.Heartbeat) -> Response:
         """A worker is alive: its trials are its own for another lease."""
+        _check_here(serving)
         beat = study.beat(body.worker, body.trials)
         return _answer({"held": beat.held, "lost": beat.lost, "finished": study.finished})
 
@@ -148,13 +162,24 @@ def _changing(serving: Serving) -> APIRouter:
     async def objectives(body: dict[str, models.Change]) -> Response:
         """Let something else be good. Every trial is scored anew; nothing runs again."""
         patch = {name: change.model_dump(exclude_unset=True) for name, change in body.items()}
-        return _answer({"objectives": await asyncio.to_thread(_rescored, study, patch)})
+        return _answer({"objectives": await asyncio.to_thread(_rescored, serving, patch)})
 
     return router
 
 
-def _rescored(study: Study, patch: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    if patch:
+def _check_here(serving: Serving) -> None:
+    """Refuse whoever would do trials of a search that somebody else does."""
+    if serving.elsewhere:
+        raise ConflictError(f"the trials of this search are done by {serving.elsewhere}", "look at it: GET /v1/status")
+
+
+def _rescored(serving: Serving, patch: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    study = serving.study
+    if patch and serving.rescore is not None:
+        study.objectives.changed(patch)
+        serving.rescore(patch)
+        study.rescore(study.objectives.changed(patch))
+    elif patch:
         study.rescore(study.objectives.changed(patch))
     return study.objectives.words()
 

@@ -56,9 +56,9 @@ class Cancel(Said):
 
 
 class Heartbeat(Said):
-    worker: Name = Field("", description="All trials held under this name are extended.")
+    worker: Name = Field("", description="All trials held under this name are extended, unless some are named.")
     trials: Annotated[list[TrialNumber], Field(max_length=10_000)] = Field(
-        default_factory=list, description="Trials they believe to have; without `worker`, those that are extended."
+        default_factory=list, description="Trials they believe to have: these alone are extended."
     )
 
 

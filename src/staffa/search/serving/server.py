@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import gc
 import ipaddress
 import json
 import os
@@ -12,10 +13,12 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import uvicorn
 
@@ -34,6 +37,11 @@ PORTS = 100
 
 PATIENCE = 10
 """Seconds that requests under way are waited for at the end."""
+
+BREATH_SECONDS = 0.0005
+SWITCH_SECONDS = 0.0005
+"""How long a thread that thinks may keep the interpreter from one that answers; Python's 5 ms would be most of an
+answer's time."""
 
 EXPIRE_SECONDS = 5.0
 """How often leases are looked at, besides at each ask."""
@@ -62,6 +70,8 @@ def serve(
     certificate: Path | None = None,
     key: Path | None = None,
     tls: bool = False,
+    elsewhere: str = "",
+    rescore: Callable[[Mapping[str, Mapping[str, Any]]], object] | None = None,
     say: Callable[[str], object] = _say,
 ) -> None:
     """Serve a search until SIGTERM or SIGINT; then answer what was asked, and close the study.
@@ -71,23 +81,26 @@ def serve(
     - `host`, `port`: where; the next free port if this one is taken, any for 0.
     - `certificate`, `key`: PEM files; `tls` makes them in `secrets/` where none are given. One of both is needed
       beyond this machine.
+    - `elsewhere`, `rescore`: for a search that is only looked at, see `Serving`.
     - `say`: is told where the server is, and how it ends.
 
     Raises `ConfigError` for a host that cannot be bound, or beyond this machine without TLS.
     """
     workspace = Workspace(folder)
-    encryption = _encryption(workspace.secrets, host, certificate, key, tls)
-    keys = tokens(workspace.secrets)
-    with contextlib.closing(study), _bound(host, port) as bound:
+    with contextlib.closing(study):
+        encryption = _encryption(workspace.secrets, host, certificate, key, tls)
+        keys = tokens(workspace.secrets)
+        bound = _bound(host, port)
         found = bound.getsockname()[1]
         if port not in (0, found):
             say(f"port {port} is taken: {found} it is")
         refitting = Refitting(study, say)
-        serving = Serving(study, refitting.nudge)
+        serving = Serving(study, refitting.nudge, elsewhere=elsewhere, rescore=rescore)
         server = Server(_config(application(serving, keys), encryption))
         serving.stopping = lambda: server.should_exit
         url = f"{'https' if encryption else 'http'}://{_name(host)}:{found}"
-        with refitting, _announced(workspace, url, encryption):
+        thinking = contextlib.nullcontext() if elsewhere else refitting
+        with _answering_first(), thinking, _announced(workspace, url, encryption):
             say(f"serving {folder} at {url}; tokens: {workspace.secrets}")
             asyncio.run(_until_told(server, bound, study))
         serving.asking.shutdown()
@@ -131,10 +144,10 @@ class Server(uvicorn.Server):
 
 
 class Refitting:
-    """Lets the strategy prepare in a thread of its own whenever enough was told; requests never wait for it.
+    """Lets the strategy think in a thread of its own: refits once enough was told, and suggestions ahead of time.
 
     Arguments:
-    - `say`: is told of a refit that failed. The strategy then goes by the one before.
+    - `say`: is told what went wrong. The next ask then meets it, or goes by the refit before.
     """
 
     def __init__(self, study: Study, say: Callable[[str], object]) -> None:
@@ -146,7 +159,7 @@ class Refitting:
         self._due.set()
 
     def __enter__(self) -> Refitting:
-        self._study.prepare()
+        self.nudge()
         self._thread.start()
         return self
 
@@ -162,9 +175,35 @@ class Refitting:
             if self._ended.is_set():
                 return
             try:
-                self._study.prepare()
+                self._think()
             except Exception as error:
-                self._say(f"a refit failed: {error!r}")
+                self._say(f"the strategy failed: {error!r}")
+
+    def _think(self) -> None:
+        while not self._ended.is_set():
+            refitted = self._study.prepare()
+            if not self._study.stock_up() and not refitted:
+                return
+            # Somebody who found too few suggestions waits for the same lock.
+            time.sleep(BREATH_SECONDS)
+
+
+@contextlib.contextmanager
+def _answering_first() -> Iterator[None]:
+    """Whoever computes in this process does not get in the way of whoever answers."""
+    from threadpoolctl import threadpool_limits
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(SWITCH_SECONDS)
+    # Looking through all trials for garbage would be a pause in the midst of an answer.
+    gc.freeze()
+    # A strategy's matrices are small: more threads would only wait for one another, busily.
+    with threadpool_limits(limits=1):
+        try:
+            yield
+        finally:
+            sys.setswitchinterval(before)
+            gc.unfreeze()
 
 
 async def _until_told(server: Server, bound: socket.socket, study: Study) -> None:
@@ -179,7 +218,7 @@ async def _until_told(server: Server, bound: socket.socket, study: Study) -> Non
 
 async def _expire(study: Study) -> None:
     while True:
-        await asyncio.sleep(EXPIRE_SECONDS)
+        await asyncio.sleep(min(EXPIRE_SECONDS, study.lease / 4))
         with contextlib.suppress(OSError):  # a full disk: leases wait until there is room
             await asyncio.to_thread(study.expire)
 

@@ -62,6 +62,7 @@ def certificate(secrets: Path, host: str) -> Credentials:
 
     Clients are given `ca.pem` of the same folder.
     """
+    secrets.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder = secrets / "serving"
     names = _names(host)
     if not _good(folder / "cert.pem", names):

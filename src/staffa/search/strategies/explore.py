@@ -25,7 +25,7 @@ badly as the worst result, so that its neighbourhood is avoided.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -33,9 +33,11 @@ import numpy.typing as npt
 from staffa.campaign.domain import Categorical, Continuous, Domain
 from staffa.search.fronts import ranks, top
 from staffa.search.strategies import Points, Told, check_count, check_share
+from staffa.search.strategies.epochs import Epochs, due
 from staffa.search.strategies.mixture import Gaussians, elite
 from staffa.search.strategies.sobol import Sequence
 from staffa.search.strategies.surface import Surface
+from staffa.search.strategies.threads import one_thread
 
 Array = npt.NDArray[np.float64]
 Generator = np.random.Generator
@@ -105,18 +107,24 @@ class Explore:
         self._explore_every, self._near, self._refit_every = explore_every, near, refit_every
         self._elite, self._components = (elite_fraction, least_elite), components
         self._exploring = Sequence(domain.dimension, seed)
-        self._fitted: tuple[tuple[int, int], _Knowledge | None] | None = None
+        self._epochs = Epochs(self._learn)
 
     def refits_at(self, told: int) -> int:
         every = 1 if told < STEADY else min(self._refit_every, told // (STEADY // 4))
-        return told - told % every
+        return due(told, every)
 
     def prepare(self, told: Told) -> None:
-        self._knowledge(told)
+        with one_thread():
+            known = self._knowledge(told)
+            if known is not None and known.surfaces:
+                known.neighbourhood(int(known.values.sum(axis=1).argmin()))
 
     def suggest(self, first: int, count: int, told: Told) -> Points:
-        known = self._knowledge(told) if first + count > self._exploration else None
-        return np.concatenate([self._one(trial, known) for trial in range(first, first + count)])
+        if first + count <= self._exploration:
+            return self._exploring.rows(first, count)
+        with one_thread():
+            known = self._knowledge(told)
+            return np.concatenate([self._one(trial, known) for trial in range(first, first + count)])
 
     def _one(self, trial: int, known: _Knowledge | None) -> Points:
         exploring = self._explore_every and trial % self._explore_every == 0
@@ -126,11 +134,7 @@ class Explore:
         return known.choose(trial, generator, self._near)
 
     def _knowledge(self, told: Told) -> _Knowledge | None:
-        rows = self.refits_at(len(told))
-        key = (told.version, rows)
-        if self._fitted is None or self._fitted[0] != key:
-            self._fitted = key, self._learn(told.until(rows))
-        return self._fitted[1]
+        return self._epochs.at(told.until(self.refits_at(len(told))))
 
     def _learn(self, told: Told) -> _Knowledge | None:
         best = elite(told, *self._elite)
@@ -157,6 +161,7 @@ class _Knowledge:
     - `points`, `values`: (n, d) and (n, groups) of the window; values run from 0, the best, to 1, the worst.
     - `ideal`, `width`: (groups,) of the first front, in these values.
     - `surfaces`: one a group through the whole window; none where there are too few results for the dimension.
+    - `nearby`: surfaces of neighbourhoods, by the row in their midst, from when they were needed first.
     """
 
     domain: Domain
@@ -168,6 +173,7 @@ class _Knowledge:
     ideal: Array
     width: Array
     surfaces: tuple[Surface, ...]
+    nearby: dict[int, tuple[Surface, ...]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, told: Told, domain: Domain, mixture: Gaussians, draws: Sequence) -> _Knowledge:
@@ -192,8 +198,8 @@ class _Knowledge:
         aim = _Aim(generator, self.ideal, self.width)
         order = np.argsort(aim(self.values), kind="stable")
         if generator.random() < near:
-            centre = self.points[order[0]]
-            return self._best(self._around(centre, generator), self._nearby(centre), aim)
+            row = int(order[0])
+            return self._best(self._around(self.points[row], generator), self.neighbourhood(row), aim)
         centre = self.points[order[min(int(generator.geometric(0.7)), len(order)) - 1]]
         best = self._best(self._far(centre, generator, trial), self.surfaces, aim)
         for longest in (0.1, 0.025):
@@ -208,15 +214,18 @@ class _Knowledge:
         predicted = [surface.predict(self.features(snapped)) for surface in surfaces]
         means, deviations = (np.stack(columns, axis=1) for columns in zip(*predicted, strict=True))
         bounds = aim(means - aim.boldness * deviations)
-        known = (snapped[:, None, :] == self.points).all(axis=2).any(axis=1)
-        return snapped[[int(np.lexsort((bounds, known))[0])]]
+        order = np.argsort(bounds, kind="stable").tolist()
+        fresh = (at for at in order if not (self.points == snapped[at]).all(axis=1).any())
+        return np.asarray(snapped[[next(fresh, order[0])]])
 
-    def _nearby(self, centre: Array) -> tuple[Surface, ...]:
-        """Surfaces through the results that are nearest."""
-        seen = self.features(self.points)
-        apart = ((seen - self.features(centre[None])) ** 2).sum(axis=1)
-        chosen = np.argsort(apart, kind="stable")[: NEAR * (self.features.count + 1)]
-        return tuple(Surface.fit(seen[chosen], values) for values in self.values[chosen].T)
+    def neighbourhood(self, centre: int) -> tuple[Surface, ...]:
+        """Surfaces through the results that are nearest to one of them."""
+        if centre not in self.nearby:
+            seen = self.features(self.points)
+            apart = ((seen - seen[centre]) ** 2).sum(axis=1)
+            chosen = np.argsort(apart, kind="stable")[: NEAR * (self.features.count + 1)]
+            self.nearby[centre] = tuple(Surface.fit(seen[chosen], values) for values in self.values[chosen].T)
+        return self.nearby[centre]
 
     def _around(self, centre: Array, generator: Generator) -> Array:
         half = _between(generator, BOX, 1)
@@ -269,15 +278,18 @@ class _Features:
     def __call__(self, points: Array) -> Array:
         if not self.choices.any():
             return points
-        columns = [
-            np.eye(side)[np.minimum((column * side).astype(np.intp), side - 1)] / np.sqrt(2) if side else column[:, None]
-            for column, side in zip(points.T, self._sides, strict=True)
-        ]
+        sides = zip(points.T, self._sides, strict=True)
+        columns = [_corner(column, side) if side else column[:, None] for column, side in sides]
         return np.concatenate(columns, axis=1)
 
     def widened(self, steps: Array) -> Array:
         """Steps of a discrete axis that reach the next bin at least."""
         return np.where(np.abs(steps) < self._steps, np.sign(steps) * self._steps, steps)
+
+
+def _corner(column: Array, values: int) -> Array:
+    """(n, values): corners of a simplex, one apart from each other."""
+    return np.asarray(np.eye(values)[np.minimum((column * values).astype(np.intp), values - 1)] / np.sqrt(2))
 
 
 def _bin(axis: object) -> float:

@@ -15,7 +15,9 @@ import numpy.typing as npt
 from staffa.campaign.domain import Domain
 from staffa.search.fronts import top
 from staffa.search.strategies import Points, Told, check_count, check_share
+from staffa.search.strategies.epochs import Epochs, due
 from staffa.search.strategies.sobol import Sequence
+from staffa.search.strategies.threads import one_thread
 
 Array = npt.NDArray[np.float64]
 
@@ -92,7 +94,7 @@ class Gaussians:
         chosen = np.searchsorted(edges, uniform[:, 0], side="right")
         normal = ndtri(np.clip(uniform[:, 1:], GUARD, 1 - GUARD))
         drawn = self.means[chosen] + np.einsum("nij,nj->ni", self.roots[chosen], normal)
-        return np.clip(drawn, 0.0, 1.0)
+        return np.asarray(np.clip(drawn, 0.0, 1.0))
 
 
 def _centres(points: Array, count: int, generator: np.random.Generator) -> Array:
@@ -102,13 +104,13 @@ def _centres(points: Array, count: int, generator: np.random.Generator) -> Array
         apart = ((points[:, None, :] - points[chosen]) ** 2).sum(axis=2).min(axis=1)
         total = apart.sum()
         chosen.append(int(generator.choice(len(points), p=apart / total if total > 0 else None)))
-    return points[chosen]
+    return np.asarray(points[chosen])
 
 
 def _nearest(points: Array, centres: Array) -> Array:
     """(n, k) all of each point to its nearest centre."""
     apart = ((points[:, None, :] - centres) ** 2).sum(axis=2)
-    return np.eye(len(centres))[apart.argmin(axis=1)]
+    return np.asarray(np.eye(len(centres))[apart.argmin(axis=1)])
 
 
 def elite(told: Told, fraction: float, least: int) -> npt.NDArray[np.intp]:
@@ -152,32 +154,30 @@ class Mixture:
         self._fraction, self._fit_from = elite_fraction, fit_from
         self._components, self._regularisation, self._every = components, regularisation, refit_every
         self._exploring = Sequence(domain.dimension, seed)
-        self._fitted: tuple[tuple[int, int], Gaussians | None, Sequence] | None = None
+        self._epochs = Epochs(self._learn)
 
     def refits_at(self, told: int) -> int:
-        return told - told % self._every
+        return due(told, self._every)
 
     def prepare(self, told: Told) -> None:
         self._at(told)
 
     def suggest(self, first: int, count: int, told: Told) -> Points:
-        fitted, draws = self._at(told)
-        if fitted is None:
+        learnt = self._at(told)
+        if learnt is None:
             return self._exploring.rows(first, count)
+        fitted, draws = learnt
         return fitted.draw(draws.rows(first, count))
 
-    def _at(self, told: Told) -> tuple[Gaussians | None, Sequence]:
-        """The mixture that is due, and the sequence of its epoch."""
-        rows = self.refits_at(len(told))
-        key = (told.version, rows)
-        if self._fitted is None or self._fitted[0] != key:
-            draws = Sequence(self._domain.dimension + 1, self._seed, 1, rows)
-            self._fitted = (key, self._fit(told.until(rows)), draws)
-        return self._fitted[1:]
+    def _at(self, told: Told) -> tuple[Gaussians, Sequence] | None:
+        return self._epochs.at(told.until(self.refits_at(len(told))))
 
-    def _fit(self, told: Told) -> Gaussians | None:
+    def _learn(self, told: Told) -> tuple[Gaussians, Sequence] | None:
+        """A mixture, and the sequence its draws are made of in this epoch; None while the elite is too small."""
         ranked = int((told.scores < np.inf).all(axis=1).sum())
         if self._fraction * ranked < self._fit_from:
             return None
         best = told.points[elite(told, self._fraction, self._fit_from)]
-        return Gaussians.fit(best, self._components, self._regularisation, self._seed)
+        with one_thread():
+            fitted = Gaussians.fit(best, self._components, self._regularisation, self._seed)
+        return fitted, Sequence(self._domain.dimension + 1, self._seed, 1, len(told))

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
 
-RIDGES = 10.0 ** np.arange(-9, 3)
+RIDGES = tuple(10.0**power for power in range(-9, 3))
 """Variances of the noise that are tried, in units of the mean curvature."""
 
 
@@ -71,7 +71,7 @@ class Surface:
 
 def _ridge(curved: Array, seen: Array) -> float:
     """The ridge of the highest restricted likelihood, its scale taken out."""
-    ridges = RIDGES * max(float(curved.mean()), 1e-300)
+    ridges = np.array(RIDGES) * max(float(curved.mean()), 1e-300)
     spread = curved + ridges[:, None]
     likelihood = -np.log(spread).sum(axis=1) - len(seen) * np.log((seen**2 / spread).sum(axis=1) + 1e-300)
     return float(ridges[int(likelihood.argmax())])
@@ -83,4 +83,5 @@ def _tail(points: Array) -> Array:
 
 def _cubes(points: Array, others: Array) -> Array:
     squares = (points**2).sum(axis=1)[:, None] + (others**2).sum(axis=1) - 2 * points @ others.T
-    return np.maximum(squares, 0.0) ** 1.5
+    squares = np.maximum(squares, 0.0)
+    return np.asarray(squares * np.sqrt(squares))

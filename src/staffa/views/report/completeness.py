@@ -70,7 +70,7 @@ def completeness(evidence: Evidence) -> Section:
 def _findings(evidence: Evidence) -> list[Finding]:
     outcomes, total = evidence.outcomes, len(evidence.trials)
     pending = outcomes.get("missing", 0)
-    without = {word: outcomes[word] for word in ("cancelled", "missing_input", "hopeless") if outcomes.get(word)}
+    without = {word: outcomes[word] for word in ("cancelled", "missing_input") if outcomes.get(word)}
     found = []
     if not total:
         return []
@@ -82,6 +82,9 @@ def _findings(evidence: Evidence) -> list[Finding]:
         place = where(evidence, evidence.having(word))
         tail = f", {place}" if place else ""
         found.append(Finding(Weight.CARE, f"Not run, {MEANING[word]}: {number(count, 'trial')}{tail}."))
+    if outcomes.get("hopeless"):
+        given_up = number(outcomes["hopeless"], "trial")
+        found.append(Finding(Weight.SOUND, f"Given up between segments, as a search does: {given_up}."))
     whole = evidence.with_data.all()
     return found or [Finding(Weight.SOUND, f"Every trial has data ({total:,} in all).")] * bool(whole)
 

@@ -1,0 +1,193 @@
+"""Serving a search over HTTP: to those who do its trials, or to those who look at it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from staffa.api.declaring import Campaign, campaign_of
+from staffa.api.driving import planned
+from staffa.api.holding import driven
+from staffa.campaign.config import Declaration, load_frozen
+from staffa.errors import ConfigError, PluginError
+from staffa.storage.ledger import history
+from staffa.storage.workspace import Workspace
+
+EXTERNAL = "external"
+"""The experiment whose trials others do."""
+SHELVE_SECONDS = 2.0
+FOLLOW_SECONDS = 1.0
+
+
+def serve(
+    campaign: Campaign | str | Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    certificate: Path | None = None,
+    key: Path | None = None,
+    tls: bool = False,
+    lease: float | None = None,
+    say: Callable[[str], object] | None = None,
+    **options: Any,
+) -> None:
+    """Serve a search over HTTP until it is stopped; nothing is lost, and serving it again goes on.
+
+    A search of `experiment: {use: external}` is done by whoever asks: programs in any language ask for trials and tell
+    what came of them. Any other is done by its driver, and is looked at here.
+
+    Arguments:
+    - `campaign`: a campaign or its file, which is planned if it is not yet; or the folder of a planned one.
+    - `host`, `port`: where; the next free port if it is taken. Beyond this machine only with TLS: a `certificate` and
+      its `key` (PEM), or `tls` to have one made.
+    - `lease`: seconds a trial is its worker's without a heartbeat.
+
+    Raises `ConfigError` for a campaign without a search and for a host that cannot be served at, `WorkspaceError` where
+    another process drives or serves it.
+    """
+    from staffa.search.study import LEASE
+
+    _check_installed()
+    workspace, declared = _found(campaign, options)
+    config = declared.campaign
+    if config.search is None:
+        raise ConfigError(f"{config.campaign.name}: has no section `search`", "only a search can be served")
+    from staffa.search.serving.server import PORT
+
+    where: dict[str, Any] = {"host": host, "port": PORT if port is None else port, "tls": tls}
+    where |= {"certificate": certificate, "key": key} | ({"say": say} if say else {})
+    if config.experiment.use == EXTERNAL:
+        _check_told(declared)
+        _serve(workspace, declared, where, LEASE if lease is None else lease)
+    else:
+        _show(workspace, declared, where)
+
+
+def _found(campaign: Campaign | str | Path, options: dict[str, Any]) -> tuple[Workspace, Declaration]:
+    if not isinstance(campaign, Campaign) and Path(campaign).is_dir():
+        workspace = Workspace.open(campaign)
+        return workspace, load_frozen(workspace.frozen, directory=workspace.code)
+    declared = campaign_of(campaign, options)
+    return Workspace(declared.root.absolute()), declared.declaration
+
+
+def _check_installed() -> None:
+    lacking = [name for name in ("fastapi", "uvicorn") if find_spec(name) is None]
+    if lacking:
+        raise PluginError(f"a server needs {' and '.join(lacking)}", "pip install 'staffa[serve]'")
+
+
+def _check_told(declared: Declaration) -> None:
+    """What is told has to be what is recorded."""
+    config = declared.campaign
+    assert config.search is not None
+    names, outputs = list(config.search.objectives), list(config.experiment.options.get("outputs", ()))
+    if sorted(names) != sorted(outputs):
+        raise ConfigError(
+            f"experiment.outputs: {outputs} are told, but the objectives are {names}",
+            f"experiment: {{use: external, outputs: [{', '.join(names)}]}}",
+        )
+    if config.archive.partition_by:
+        raise ConfigError("archive.partition_by: a served search has one partition", "leave it out")
+
+
+def _serve(workspace: Workspace, declared: Declaration, where: dict[str, Any], lease: float) -> None:
+    from staffa.execution.prepare import load_plan, open_stores, unfolded
+    from staffa.execution.shelving import Shelf
+    from staffa.search.serving import open_study
+    from staffa.search.serving import serve as serve_study
+    from staffa.storage.ledger import Ledger
+
+    prepared = None if workspace.is_planned else unfolded(declared)
+    with driven(workspace) as held:
+        declared = planned(workspace, declared, prepared)
+        config, plan = declared.campaign, load_plan(workspace)
+        assert config.search is not None
+        search, stores = config.search, open_stores(workspace, plan)
+        words = {"use": search.strategy.use, **search.strategy.options}
+        study = open_study(
+            workspace.root,
+            search.space,
+            search.objectives,
+            strategy=words,
+            trials=search.trials,
+            seed=config.seeds.pack().channel("space"),
+            retries=config.execution.retries.limit,
+            lease=lease,
+        )
+        with contextlib.closing(study), Ledger.open(workspace, held) as ledger:
+            shelf = Shelf(workspace, config, plan, stores, ledger, study, _stop)
+            with _beside(shelf.turn, SHELVE_SECONDS):
+                serve_study(workspace.root, study, rescore=shelf.change, **where)
+            shelf.close()
+
+
+def _show(workspace: Workspace, declared: Declaration, where: dict[str, Any]) -> None:
+    """Let a search that its driver runs be looked at."""
+    from staffa.api.searching import Search
+    from staffa.campaign.domain import Domain
+    from staffa.campaign.objectives import Objectives
+    from staffa.execution.prepare import load_plan, open_stores, strategy_of
+    from staffa.execution.watching import Watching
+    from staffa.search.journal import Journal
+    from staffa.search.serving import serve as serve_study
+    from staffa.search.study import Study
+
+    if not workspace.is_planned:
+        raise ConfigError(f"{workspace.root} is not planned yet", "staffa run CAMPAIGN; then serve its folder")
+    search = declared.campaign.search
+    assert search is not None
+    plan = load_plan(workspace)
+    with tempfile.TemporaryDirectory(prefix="staffa-") as folder:
+        journal = Journal.open(Path(folder) / "search.jsonl")
+        domain, objectives = Domain.read(search.space), Objectives.read(search.objectives)
+        strategy = strategy_of(declared.campaign)
+        study = Study(domain, objectives, strategy, trials=search.trials, retries=0, journal=journal)
+        watching, told = Watching(plan, open_stores(workspace, plan), study), 0
+
+        def follow() -> None:
+            nonlocal told
+            for number, event in enumerate(history(workspace)):
+                if number >= told:
+                    watching.note(event)
+                    told = number + 1
+
+        with _beside(follow, FOLLOW_SECONDS):
+            serve_study(
+                workspace.root,
+                study,
+                elsewhere=f"its driver ({workspace.root})",
+                rescore=lambda patch: Search(workspace).change(patch),
+                **where,
+            )
+
+
+@contextlib.contextmanager
+def _beside(action: Callable[[], None], seconds: float) -> Iterator[None]:
+    """Do something now, at the end, and now and then in between, in a thread of its own."""
+    stop = threading.Event()
+    action()
+
+    def run() -> None:
+        while not stop.wait(seconds):
+            action()
+
+    thread = threading.Thread(target=run, name="beside", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        action()
+
+
+def _stop() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
