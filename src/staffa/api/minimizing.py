@@ -181,11 +181,17 @@ def minimize(
             rehearse=lambda: _rehearse(study.domain, strategy),
             listeners=() if progress is False else (show,),
         )
-    if course.reason == minimizing.WORKERLESS:
-        done = sum(tried.outcome != Outcome.MISSING for tried in course.tried.values())
-        text = f"no worker was there for {minimizing.PATIENCE_SECONDS:.0f} s: the search ended after {done} trials"
-        warnings.warn(text, StaffaWarning, stacklevel=2)
+    _warn(course)
     return Minimum(course.reason, course.seconds, study, course)
+
+
+def _warn(course: Course) -> None:
+    from staffa.execution.minimizing import PATIENCE_SECONDS, WORKERLESS
+
+    if course.reason == WORKERLESS:
+        done = sum(tried.outcome != Outcome.MISSING for tried in course.tried.values())
+        text = f"no worker was there for {PATIENCE_SECONDS:.0f} s: the search ended after {done} trials"
+        warnings.warn(text, StaffaWarning, stacklevel=3)
 
 
 def _study(space: object, said: object, trials: int, seed: int, strategy: object, retries: int) -> Study:
