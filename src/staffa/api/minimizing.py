@@ -170,16 +170,11 @@ def minimize(
     from staffa.execution import minimizing
     from staffa.views.live import follow
 
+    how: dict[str, Any] = {"workers": workers, "client": client, "timeout": seconds, "free": objectives is None}
     with follow(trials, _title(fn), progress) as show:
+        heard = () if progress is False else (show,)
         course = minimizing.minimize(
-            fn,
-            study,
-            workers=workers,
-            client=client,
-            timeout=seconds,
-            free=objectives is None,
-            rehearse=lambda: _rehearse(study.domain, strategy),
-            listeners=() if progress is False else (show,),
+            fn, study, **how, rehearse=lambda: _rehearse(study.domain, strategy), listeners=heard
         )
     _warn(course)
     return Minimum(course.reason, course.seconds, study, course)
