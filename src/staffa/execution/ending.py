@@ -65,6 +65,8 @@ def swept(workspace: Workspace) -> None:
     with contextlib.suppress(OSError):
         for folder in (workspace.hot, workspace.archive, workspace.state):
             sweep_partials(folder, 0.0)
+
+
 @contextlib.contextmanager
 def interruptible(
     request: Stop, *, as_job: bool = False, numbers: tuple[signal.Signals, ...] = (signal.SIGINT, signal.SIGTERM)
