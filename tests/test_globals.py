@@ -31,6 +31,7 @@ ALLOWED = {
     "execution.bench.device_kind": "a fact of the process",
     "execution.programs.backend_of": "a fact of the process, written down once a campaign",
     "execution.overheard._*": "standard output and the root logger belong to the process, not to us",
+    "execution.function.loaded": "a worker's functions, by their bytes: what JAX compiled for one goes with the object",
     "execution.ensemble.reducers": "the objects a campaign's blocks describe, by their text and its code's folder",
     "views.dashboard.metrics._COLLECTOR": "Prometheus's registry is the process's: one collector, of whoever is there",
     "views.dashboard.page.OPEN": "the documents open in this process, held weakly: Bokeh has no list of them to ask",

@@ -14,7 +14,7 @@ from weaving.words import Undocumented, attributes, described, markdown
 
 SECTIONS: dict[str, tuple[str, ...]] = {
     "To declare": ("load", "validate", "plan", "Campaign", "Parameter", "runtime", "graph"),
-    "To run": ("run", "resume", "stop", "scale", "attach", "Run"),
+    "To run": ("run", "resume", "stop", "scale", "attach", "Run", "minimize", "Minimum"),
     "To look": ("status", "watch", "explain", "usage", "diff", "reproduce"),
     "To change": ("expand", "shrink", "cancel", "retry", "reconcile", "verify", "merge"),
     "To keep": ("consolidate", "schedule", "archive_list", "archive_verify", "archive_copy"),

@@ -15,9 +15,9 @@ from staffa.experiment.protocol import Experiment
 __version__ = "0.1.0"
 
 _LAZY = (
-    "Campaign", "Run", "Tracker", "archive_copy", "archive_list", "archive_verify", "attach", "cancel",
-    "consolidate", "deregister", "diff", "expand", "explain", "graph", "load", "merge", "plan", "plot", "reconcile",
-    "register", "report", "reproduce", "resume", "retry", "run", "runtime", "scale", "schedule", "shrink",
+    "Campaign", "Minimum", "Run", "Tracker", "archive_copy", "archive_list", "archive_verify", "attach", "cancel",
+    "consolidate", "deregister", "diff", "expand", "explain", "graph", "load", "merge", "minimize", "plan", "plot",
+    "reconcile", "register", "report", "reproduce", "resume", "retry", "run", "runtime", "scale", "schedule", "shrink",
     "status", "stop", "usage", "validate", "verify", "watch",
 )  # fmt: skip
 
@@ -27,6 +27,7 @@ __all__ = [
     "ConfigError",
     "Encoding",
     "Experiment",
+    "Minimum",
     "Parameter",
     "PluginError",
     "Run",
@@ -46,6 +47,7 @@ __all__ = [
     "graph",
     "load",
     "merge",
+    "minimize",
     "plan",
     "plot",
     "reconcile",

@@ -21,6 +21,7 @@ NAMES = [
     "3-consolidate-and-query.ipynb",
     "4-slurm-campaign.ipynb",
     "5-merge-and-expand.ipynb",
+    "6-search.ipynb",
 ]
 INK = 0.01
 """Share of a figure's pixels that are not white, at least: axes alone are fewer."""
@@ -141,3 +142,15 @@ def test_merge_and_expand(folder: Path) -> None:
     for source, people in ((town, 20_000), (village, 2_000)):
         merged = both.query(asked.format(f'where "experiment.people" = {people} and replicate < 4'))
         assert merged.equals(source.query(asked.format("")))
+
+
+def test_search(folder: Path) -> None:
+    notebook = executed(folder / NAMES[5])
+    assert not notebook.errors()
+    assert "Minimum: 100 trials (100 ok)" in notebook.said("found")
+    assert notebook.said("run.ended.outcomes").endswith("{'ok': 64}")
+    assert notebook.bars() == [(100, 100, "success"), (64, 64, "success")]
+    assert len(notebook.shares_drawn()) == 2 and min(notebook.shares_drawn()) > INK
+    search = staffa.attach(folder.parent / "runs" / "v1.0_tuning-smoke").search
+    first, second = (notebook.said(cell) for cell in ("run.search.fronts()", "easier.fronts()"))
+    assert all(str(number) in first for number in search.fronts().index) and second and first != second

@@ -12,6 +12,7 @@ from staffa.api.driving import consolidate, drive, resume, run, scale, stop
 from staffa.api.graphs import Graph, graph
 from staffa.api.looking import Run, attach, events, explain, status, telemetry, usage, watch
 from staffa.api.machines import doctor, reap
+from staffa.api.minimizing import Minimum, minimize
 from staffa.api.reporting import plot, plot_file, report
 from staffa.api.scheduling import schedule
 from staffa.api.serving import serve
@@ -21,6 +22,7 @@ from staffa.execution.trackers import Tracker
 __all__ = [
     "Campaign",
     "Graph",
+    "Minimum",
     "Run",
     "Tracker",
     "archive_copy",
@@ -40,6 +42,7 @@ __all__ = [
     "graph",
     "load",
     "merge",
+    "minimize",
     "plan",
     "plot",
     "plot_file",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import socket
 import warnings
 from collections.abc import Iterable, Iterator
@@ -24,6 +25,8 @@ from staffa.execution.settings import SETTINGS
 from staffa.storage.credentials import Credentials, credentials
 from staffa.storage.workspace import Workspace
 
+MAIN, WORKER = "init_main", "Dask Worker process"
+"""What Python tells a new process of the script that started it, and how Dask calls its processes."""
 PORTS = 100
 """Ports that are tried for the dashboard, from the wanted one on."""
 
@@ -44,8 +47,13 @@ def local_pool(
     memory: int | None = None,
     dashboard: bool = True,
     port: int = 8787,
+    lanes: bool = True,
 ) -> Iterator[Pool]:
-    """A cluster of processes on this machine, one for each core unless said otherwise."""
+    """A cluster of processes on this machine, one for each core unless said otherwise.
+
+    Arguments:
+    - `lanes`: workers for batches; otherwise each does one task at a time.
+    """
     security = secured(campaign_credentials(workspace))
     # Without a dashboard Dask still serves health and metrics: on a free port, loopback too.
     address = f"127.0.0.1:{free_port(port) if dashboard else 0}"
@@ -56,7 +64,7 @@ def local_pool(
         try:
             cluster = LocalCluster(
                 n_workers=workers,
-                threads_per_worker=THREADS,
+                threads_per_worker=THREADS if lanes else 1,
                 processes=True,
                 host="127.0.0.1",
                 protocol="tls://",
@@ -82,11 +90,52 @@ def local_pool(
             ) from error
         try:
             with Client(cluster, security=security, set_as_default=False) as client:
-                client.register_plugin(Lanes())
+                if lanes:
+                    client.register_plugin(Lanes())
                 yield Pool(client, cluster.dashboard_link if dashboard else "", cluster)
         finally:
             with contextlib.suppress(Exception):
                 cluster.close(timeout=10)
+
+
+@contextlib.contextmanager
+def interrupts_held() -> Iterator[None]:
+    """Start processes that never see a Ctrl-C: a terminal sends it to all of them.
+
+    They inherit the blocked signal for good (and so do those that replace them: the threads
+    that start processes are made here too); ours is delivered when the block ends.
+    """
+    from multiprocessing import resource_tracker
+
+    resource_tracker.ensure_running()  # would unblock the signal when it is started later
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def main_left_out() -> Iterator[None]:
+    """Workers that are started meanwhile do not run this process's script again, so that it needs no guard.
+
+    Of what travels to them nothing may be in need of it. Python has no word for this; only Dask's processes are
+    concerned, by their name.
+    """
+    from multiprocessing import spawn
+
+    before = spawn.get_preparation_data
+
+    def prepared(name: str) -> dict[str, Any]:
+        found = before(name)
+        return {key: said for key, said in found.items() if not (key.startswith(MAIN) and name.startswith(WORKER))}
+
+    spawn.get_preparation_data = prepared
+    try:
+        yield
+    finally:
+        if spawn.get_preparation_data is prepared:
+            spawn.get_preparation_data = before
 
 
 @contextlib.contextmanager

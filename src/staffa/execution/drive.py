@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -18,8 +17,8 @@ from staffa.campaign.identity import run_facts
 from staffa.errors import ClusterError, ConfigError, PluginError
 from staffa.execution.audience import Audience, failed, settled
 from staffa.execution.chronicle import Listener
-from staffa.execution.cluster import cores, given_pool, local_pool
-from staffa.execution.ending import HANDOVER, Ended, Stop
+from staffa.execution.cluster import cores, given_pool, interrupts_held, local_pool
+from staffa.execution.ending import Ended, Stop, interruptible
 from staffa.execution.pool import Pool
 from staffa.execution.posting import Poster
 from staffa.execution.prepare import adopt_code, current_plan, open_stores, plan_digest
@@ -37,8 +36,6 @@ from staffa.telemetry.events import RunStarted
 
 DETACHED_SECONDS = 30.0
 """How long a process of one's own may take to become the driver."""
-LEAVE_SECONDS = 20.0
-"""A driver whose job is cancelled or preempted leaves within this time: most sites kill it after 30 s."""
 
 
 def drive(
@@ -69,7 +66,7 @@ def drive(
             ledger.append({"event": "code_change_accepted", "old": change[0], "new": change[1]})
             adopt_code(workspace, found)
             amend(workspace.provenance, code=found.code, **run_facts(declaration, found.code))
-        stack.enter_context(_interruptible(stop, as_job=bool(heirs)))
+        stack.enter_context(interruptible(stop, as_job=bool(heirs)))
         # Entered before the workers are there: whoever is told that it is over is told after they went.
         audience = stack.enter_context(Audience(ledger, heard, stop))
         if heirs:
@@ -266,7 +263,7 @@ def workers_of(workspace: Workspace, declaration: Declaration, client: Any, stop
         return
     workers = config.cluster.workers or config.execution.workers or cores()
     with contextlib.ExitStack() as stack:
-        with _interrupts_held():
+        with interrupts_held():
             pool = stack.enter_context(
                 local_pool(
                     workspace,
@@ -285,45 +282,3 @@ def workers_of(workspace: Workspace, declaration: Declaration, client: Any, stop
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(member.pid, signal.SIGKILL)
             raise
-
-
-@contextlib.contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Start processes that never see a Ctrl-C: a terminal sends it to all of them.
-
-    They inherit the blocked signal for good (and so do those that replace them: the threads
-    that start processes are made here too); ours is delivered when the block ends.
-    """
-    from multiprocessing import resource_tracker
-
-    resource_tracker.ensure_running()  # would unblock the signal when it is started later
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextlib.contextmanager
-def _interruptible(request: Stop, *, as_job: bool) -> Iterator[None]:
-    """Ctrl-C once: let batches in flight commit; twice: leave at once. Both can be resumed.
-
-    A driver that is a job itself, and is told to go, leaves its workers to its heir.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupted(number: int, frame: Any) -> None:
-        if request.reason:
-            raise KeyboardInterrupt
-        request.reason = HANDOVER if as_job else "interrupted"
-        if as_job:
-            request.leave_at = time.time() + LEAVE_SECONDS
-
-    before = {number: signal.signal(number, interrupted) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

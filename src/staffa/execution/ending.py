@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from staffa.storage.files import sweep_partials
 from staffa.storage.workspace import Workspace
 from staffa.trial import Outcome
 
 HANDOVER = "handover"
+LEAVE_SECONDS = 20.0
+"""A driver whose job is cancelled or preempted leaves within this time: most sites kill it after 30 s."""
 
 
 @dataclass(frozen=True)
@@ -58,3 +65,30 @@ def swept(workspace: Workspace) -> None:
     with contextlib.suppress(OSError):
         for folder in (workspace.hot, workspace.archive, workspace.state):
             sweep_partials(folder, 0.0)
+
+
+@contextlib.contextmanager
+def interruptible(
+    request: Stop, *, as_job: bool = False, numbers: tuple[signal.Signals, ...] = (signal.SIGINT, signal.SIGTERM)
+) -> Iterator[None]:
+    """Ctrl-C once: let batches in flight commit; twice: leave at once. Both can be resumed.
+
+    A driver that is a job itself, and is told to go, leaves its workers to its heir.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupted(number: int, frame: Any) -> None:
+        if request.reason:
+            raise KeyboardInterrupt
+        request.reason = HANDOVER if as_job else "interrupted"
+        if as_job:
+            request.leave_at = time.time() + LEAVE_SECONDS
+
+    before = {number: signal.signal(number, interrupted) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -426,10 +426,10 @@ class Study:
     def rescore(self, objectives: Objectives) -> None:
         """Let something else be good: every trial is scored anew; nothing runs again.
 
-        Raises `ConfigError` for other names than before: what was told is known by them.
+        Raises `ConfigError` for other names than before, once there is a result: what was told is known by them.
         """
         with self._suggesting.thinking, self._lock:
-            if set(objectives.names) != set(self.objectives.names):
+            if self._register.counts[RECORDED] and set(objectives.names) != set(self.objectives.names):
                 names = ", ".join(self.objectives.names)
                 raise ConfigError(f"objectives: {', '.join(objectives.names)} are other ones than {names}")
             self._happens({"event": "objectives", "at": self._clock(), "objectives": objectives.words()})

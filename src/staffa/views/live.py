@@ -226,6 +226,7 @@ _NOTICES: Mapping[str, Callable[[Event], Iterator[str]]] = {
     "batch_settled": _failed,
     "retry_planned": _retried,
     "quarantined": _quarantined,
+    "trial_failed": lambda event: iter([f"trial {event['trial']} failed: {event['why']}"]),
     "batch_lost": _lost,
     "batch_damaged": _damaged,
     "paused": _paused,
@@ -289,7 +290,7 @@ def _write_line(text: str) -> None:
 
 BAR, SHORT, GAP = 40, 12, 2
 """Columns of the bar at most, and at least beside its numbers; and between all of them."""
-_REST = ("outcomes", "retrying", "parts", "lagging", "pools", "paused")
+_REST = ("best", "outcomes", "retrying", "parts", "lagging", "pools", "paused")
 
 
 class RichDisplay:

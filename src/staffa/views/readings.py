@@ -23,6 +23,7 @@ def readings(figures: Mapping[str, Any]) -> dict[str, str]:
     if rate and settled < trials and not figures.get("stopping"):
         found["rate"] = f"{speed(rate)} trials/s"
         found["eta"] = f"ETA {span(eta)}" if eta is not None else ""
+    found["best"] = f"best {figures['best']}" if figures.get("best") else ""
     found["outcomes"] = outcomes(flagged(figures.get("outcomes") or {}))
     found["retrying"] = f"{figures['retrying']:,} batches to be retried" if figures.get("retrying") else ""
     if figures.get("parts"):
