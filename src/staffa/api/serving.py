@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -170,13 +171,16 @@ def _show(workspace: Workspace, declared: Declaration, where: dict[str, Any]) ->
 
 @contextlib.contextmanager
 def _beside(action: Callable[[], None], seconds: float, *, at_last: bool = True) -> Iterator[None]:
-    """Do something now, now and then in a thread of its own, and once more at the end."""
+    """Do something now, now and then in a thread of its own, and once more at the end. What fails is tried again."""
     stop = threading.Event()
     action()
 
     def run() -> None:
         while not stop.wait(seconds):
-            action()
+            try:
+                action()
+            except Exception as error:  # a full disk, for one; what was told stands in the journal
+                sys.stderr.write(f"the store is behind, and tried again: {error!r}\n")
 
     thread = threading.Thread(target=run, name="beside", daemon=True)
     thread.start()

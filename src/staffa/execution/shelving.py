@@ -81,23 +81,26 @@ class Shelf:
         - `records`: all trials of the study from `first` on, by number.
         - `last`: nothing more will be asked for: what is left is a batch, too.
         """
-        size, put = self.plan.groups[0].batch, 0
+        put = 0
         # Results that nobody asked for may be more than there is room for: those stand in the journal only.
         records = records[: max(self.plan.trials - self._full, 0)]
-        for start in range(0, len(records), size):
-            own = records[start : start + size]
+        while records:
+            batch, size = self._batch(self._full)
+            own, records = records[:size], records[size:]
             if any(record.state in OPEN for record in own) or (len(own) < size and not last):
                 break
-            self._write(own)
+            self._write(batch, own)
+            self._full += size
             put += 1
-        self._full += put * size
         return put
 
     @property
     def first(self) -> int:
         """The first trial that does not stand in the store."""
-        seats, size = self._searching.seats, self.plan.groups[0].batch
-        while (batch := self._batch(self._full)) in seats and self.stores[0].status(batch[1]).any():
+        while self._full < self.plan.trials:
+            (group, number), size = self._batch(self._full)
+            if (group, number) not in self._searching.seats or not self.stores[group].status(number).any():
+                break
             self._full += size
         return self._full
 
@@ -127,18 +130,24 @@ class Shelf:
         """Bring what readers go by up to date."""
         self._searching.close()
 
-    def _batch(self, place: int) -> Batch:
-        return 0, place // self.plan.groups[0].batch
+    def _batch(self, place: int) -> tuple[Batch, int]:
+        """The batch that begins with a trial, and how many it takes: each generation has a store for its own."""
+        first = 0
+        for number, group in enumerate(self.plan.groups):
+            if place < first + group.trials:
+                break
+            first += group.trials
+        start = place - first
+        return (number, start // group.batch), min(group.batch, group.trials - start)
 
-    def _write(self, records: Sequence[Record]) -> None:
-        batch = self._batch(records[0].trial)
+    def _write(self, batch: Batch, records: Sequence[Record]) -> None:
         if batch not in self._searching.seats:
             domain = self._searching.asking.domain
             columns = {name: _column([record.params[name] for record in records]) for name in domain.names}
-            seated = self._searching.seat(0, tuple(record.trial for record in records), columns)
+            seated = self._searching.seat(batch[0], tuple(record.trial for record in records), columns)
             assert seated == batch, (seated, batch)
-        store, number = self.stores[0], batch[1]
-        values = self._values(records)
+        store, number = self.stores[batch[0]], batch[1]
+        values = self._values(records, store.layout.batch)
         sums = [self._output(store, place, number, values) for place in range(values.shape[1])]
         status = np.full(store.layout.batch, Outcome.PADDING, np.uint8)
         status[: len(records)] = [_outcome(record) for record in records]
@@ -151,11 +160,11 @@ class Shelf:
             attempts = records[lane["lane"]].attempt
             self.ledger.append({"event": "quarantined", **lane, "batch": settled["batch"], "attempts": attempts})
 
-    def _values(self, records: Sequence[Record]) -> Any:
+    def _values(self, records: Sequence[Record], batch: int) -> Any:
         """(batch, objectives) what was told; NaN for nothing."""
         assert self.plan.search is not None
         names = [name for name, _ in self.plan.search.objectives]
-        values = np.full((self.plan.groups[0].batch, len(names)), np.nan)
+        values = np.full((batch, len(names)), np.nan)
         for lane, record in enumerate(records):
             told = [record.objectives.get(name) for name in names]
             values[lane] = [np.nan if value is None else value for value in told]
@@ -170,7 +179,7 @@ class Shelf:
         return store.checksum(array.name, batch, 0)
 
     def _settled(self, batch: Batch, status: Any, records: Sequence[Record]) -> dict[str, Any]:
-        store = self.stores[0]
+        store = self.stores[batch[0]]
         digests = store.digests(batch[1])
         chunks = [store.chunk(array.name, batch[1], 0) for array in store.layout.arrays]
         failed = [
