@@ -208,7 +208,16 @@ def searching() -> list[tuple[str, str, str]]:
         own, tpe, sobol = (found[way]["median"] for way in ("explore", "tpe", "sobol"))
         what, limit = ("regret", "1.1 tpe + 1e-3") if name != "zdt1" else ("hypervolume", "0.95 tpe")
         rows.append((f"search, {name}: median {what}, 5 seeds", f"{own:.3g} (tpe {tpe:.3g}, sobol {sobol:.3g})", limit))
-    return rows
+    served, resumed = script("search_serving.py"), script("search_resume.py")
+    dask = script("search_engine.py")
+    return [
+        *rows,
+        ("ask + tell over REST, at 10,000 trials", f"{served['latency']['ask_tell_median_ms']:.1f} ms", "10 ms"),
+        ("64 REST threads, idle between trials of 1 s", f"{served['one_worker']['idle_percent']:.3f} %", "3 %"),
+        ("8 Dask workers, idle", f"{100 * dask['idle']:.2f} %", "3 %"),
+        ("a served search of 100,000, first answer", f"{served['resume']['resume_seconds']:.1f} s", "3 s"),
+        ("a driver takes up a search of 100,000", f"{resumed['resume_seconds']:.1f} s", "3 s"),
+    ]
 
 
 def main() -> None:
