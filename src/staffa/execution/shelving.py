@@ -134,11 +134,11 @@ class Shelf:
         """The batch that begins with a trial, and how many it takes: each generation has a store for its own."""
         first = 0
         for number, group in enumerate(self.plan.groups):
-            if place < first + group.trials:
-                break
+            start = place - first
+            if start < group.trials:
+                return (number, start // group.batch), min(group.batch, group.trials - start)
             first += group.trials
-        start = place - first
-        return (number, start // group.batch), min(group.batch, group.trials - start)
+        raise IndexError(f"{place} of {self.plan.trials} trials")
 
     def _write(self, batch: Batch, records: Sequence[Record]) -> None:
         if batch not in self._searching.seats:
