@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from staffa.errors import WorkspaceError
 from staffa.storage.lease import Lease
-from staffa.storage.ledger import Books, Failure, Ledger, Loss, fold, history, read_summary
+from staffa.storage.ledger import Books, Failure, Ledger, Loss, Tail, fold, history, read_summary
 from staffa.storage.workspace import Workspace
 
 T0 = 1_000_000.0
@@ -324,3 +324,18 @@ def test_reading_and_folding_two_thousand_batches_is_quick(workspace: Workspace)
         seconds.append(time.perf_counter() - began)
     assert books.counts["batch_settled"] == 2000
     assert min(seconds) < 0.1
+
+
+def test_a_tail_tells_each_event_once_and_no_half_line(tmp_path: Path) -> None:
+    workspace = Workspace.create(tmp_path / "v1.0_a")
+    path = workspace.ledger / "events-20260101T000000-a.jsonl"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text('{"event":"paused","at":1.0,"reason":"x"}\n{"event":"contin')
+    tail = Tail(workspace)
+    assert [event["event"] for event in tail.news()] == ["paused"]
+    assert list(tail.news()) == []
+    with path.open("a") as file:
+        file.write('ued","at":2.0}\nrubbish\n')
+    (path.parent / "events-20260102T000000-b.jsonl").write_text('{"event":"grown","at":3.0,"generation":1}\n')
+    assert [event["event"] for event in tail.news()] == ["continued", "grown"]
+    assert list(tail.news()) == []

@@ -19,7 +19,7 @@ from staffa.api.holding import driven
 from staffa.campaign.config import Declaration, load_frozen
 from staffa.errors import ConfigError, PluginError
 from staffa.experiment.external import EXTERNAL
-from staffa.storage.ledger import history
+from staffa.storage.ledger import Tail
 from staffa.storage.workspace import Workspace
 
 SHELVE_SECONDS = 2.0
@@ -150,14 +150,11 @@ def _show(workspace: Workspace, declared: Declaration, where: dict[str, Any]) ->
         domain, objectives = Domain.read(search.space), Objectives.read(search.objectives)
         strategy = strategy_of(declared.campaign)
         study = Study(domain, objectives, strategy, trials=search.trials, retries=0, journal=journal)
-        watching, told = Watching(plan, open_stores(workspace, plan), study), 0
+        watching, tail = Watching(plan, open_stores(workspace, plan), study), Tail(workspace)
 
         def follow() -> None:
-            nonlocal told
-            for number, event in enumerate(history(workspace)):
-                if number >= told:
-                    watching.note(event)
-                    told = number + 1
+            for event in tail.news():
+                watching.note(event)
 
         with _beside(follow, FOLLOW_SECONDS, at_last=False):
             serve_study(

@@ -171,6 +171,21 @@ def history(workspace: Workspace, only: Collection[str] = ()) -> Iterator[dict[s
         yield from found.whole(only)
 
 
+class Tail:
+    """A history as it goes on: each time what was recorded since."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self._workspace = workspace
+        self._journals: dict[Path, _Journal] = {}
+
+    def news(self) -> Iterator[dict[str, Any]]:
+        """What was recorded since the last time, in the order of `history`; rubbish is passed over."""
+        for path in self._workspace.ledger.glob("events-*.jsonl"):
+            self._journals.setdefault(path, _Journal(path))
+        for found in sorted(self._journals.values(), key=lambda one: (one.began(), one.path)):
+            yield from found.news()
+
+
 def journal(path: Path) -> Iterator[dict[str, Any]]:
     """Everything in one journal, wherever it lies; rubbish as in `history`. Raises `OSError` where there is none."""
     path.stat()
@@ -185,10 +200,11 @@ def read_summary(workspace: Workspace) -> dict[str, Any] | None:
 
 @dataclass
 class _Journal:
-    """One journal being read; `rubbish` counts its unreadable lines so far."""
+    """One journal being read; `rubbish` counts its unreadable lines so far, `read` the bytes that `news` has told of."""
 
     path: Path
     rubbish: int = 0
+    read: int = 0
 
     def whole(self, only: Collection[str] = ()) -> Iterator[dict[str, Any]]:
         """Its events, and last a word on what was none."""
@@ -210,6 +226,18 @@ class _Journal:
                 if event is None:
                     self.rubbish += 1
                 else:
+                    yield event
+
+    def news(self) -> Iterator[dict[str, Any]]:
+        """Its events since the last time."""
+        with contextlib.suppress(FileNotFoundError), self.path.open("rb") as lines:
+            lines.seek(self.read)
+            for line in lines:
+                if not line.endswith(b"\n"):
+                    return
+                self.read += len(line)
+                event = _event(line)
+                if event is not None:
                     yield event
 
     def began(self) -> float:
