@@ -200,7 +200,7 @@ def read_summary(workspace: Workspace) -> dict[str, Any] | None:
 
 @dataclass
 class _Journal:
-    """One journal being read; `rubbish` counts its unreadable lines so far, `read` the bytes that `news` has told of."""
+    """One journal being read; `rubbish` counts its unreadable lines, `read` the bytes that `news` has told of."""
 
     path: Path
     rubbish: int = 0
