@@ -171,6 +171,31 @@ def history(workspace: Workspace, only: Collection[str] = ()) -> Iterator[dict[s
         yield from found.whole(only)
 
 
+class Tail:
+    """The history of a campaign, read on and on: what was read once is not read again."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self._workspace = workspace
+        self._read: dict[Path, int] = {}
+        """Bytes of each journal that were read, in the order they were begun."""
+
+    def news(self) -> Iterator[dict[str, Any]]:
+        """What was recorded since the time before; rubbish, and a last line that is not whole yet, are passed over."""
+        found = set(self._workspace.ledger.glob("events-*.jsonl")) - self._read.keys()
+        for path in sorted(found, key=lambda path: (_Journal(path).began(), path)):
+            self._read[path] = 0
+        for path, start in list(self._read.items()):
+            with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+                file.seek(start)
+                for line in file:
+                    if not line.endswith(b"\n"):
+                        break
+                    self._read[path] += len(line)
+                    event = _event(line)
+                    if event is not None:
+                        yield event
+
+
 def journal(path: Path) -> Iterator[dict[str, Any]]:
     """Everything in one journal, wherever it lies; rubbish as in `history`. Raises `OSError` where there is none."""
     path.stat()
