@@ -339,3 +339,20 @@ def test_a_full_disk_passes_and_what_fails_otherwise_ends_the_server(
     monkeypatch.setattr(serving, "_stop", stopped.set)
     with pytest.raises(RuntimeError, match="broken"):
         served(wait_for_the_end, root)
+
+
+def test_a_full_disk_pauses_a_search(begun_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, left = HotStore.seat, [2]
+
+    def full(*given: Any) -> Any:
+        left[0] -= 1
+        if left[0] >= 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(*given)
+
+    monkeypatch.setattr(HotStore, "seat", full)
+    monkeypatch.setattr("staffa.execution.chronicle.RETRY_SECONDS", 0.1)
+    resumed(begun_copy)
+    assert sorted(points(begun_copy)) == list(range(40))
+    assert staffa.status(begun_copy)["figures"]["settled"] == 40
+    assert next(iter(history(Workspace(begun_copy), ["paused"])))["reason"]

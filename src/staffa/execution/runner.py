@@ -246,23 +246,16 @@ class Runner:
     def _fill(self) -> None:
         if self.stop.reason or self.chronicle.waiting:
             return
-        nodes = {member.node for member in self.crew.members.values()}
+        nodes, more = {one.node for one in self.crew.members.values()}, functools.partial(self.refill.more, self.board)
         for member in self.crew.able(SAMPLE):
             while self.crew.loads[member.address] < self.config.execution.window:
                 accepts = functools.partial(self._may_take, member)
                 chosen = self.board.take(accepts, member.node, nodes)
-                if chosen is None and self._more():
+                if chosen is None and self.board.waiting < len(self.crew.members) and self.chronicle.went_well(more):
                     chosen = self.board.take(accepts, member.node, nodes)
                 if chosen is None:
                     break
                 self._issue(member, chosen)
-
-    def _more(self) -> bool:
-        """Whether a search asked for another batch; where the disk is full it does so later."""
-        found: list[bool] = []
-        if self.board.waiting < len(self.crew.members) and not self.chronicle.waiting:
-            self.chronicle.disk(lambda: found.append(self.refill.more(self.board)))
-        return any(found)
 
     def _seal(self) -> None:
         if not self.stop.reason:
