@@ -33,6 +33,11 @@ class Graph:
 
         campaign = campaign_of(campaign, {})
         workspace = Workspace(campaign.root.absolute())
+        if trial is None and campaign.declaration.campaign.search is not None:
+            raise ConfigError(
+                f"batch {batch} of {campaign.root.name}: of a search no batch is known before it is asked for",
+                f"name a trial it asked for: staffa search top {workspace.root}",
+            )
         with contextlib.ExitStack() as stack:
             prepared = None
             if not workspace.is_planned:

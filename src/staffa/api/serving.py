@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
-import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,9 @@ from staffa.api.declaring import Campaign, campaign_of
 from staffa.api.driving import planned
 from staffa.api.holding import driven
 from staffa.campaign.config import Declaration, load_frozen
-from staffa.errors import ConfigError, PluginError
+from staffa.errors import ConfigError, PluginError, WorkspaceError
 from staffa.experiment.external import EXTERNAL
+from staffa.storage.files import DISK
 from staffa.storage.ledger import Tail
 from staffa.storage.workspace import Workspace
 
@@ -67,7 +68,7 @@ def serve(
         _check_told(declared)
         _serve(workspace, declared, where, LEASE if lease is None else lease)
     else:
-        _show(workspace, declared, where)
+        _show(workspace, where)
 
 
 def _found(campaign: Campaign | str | Path, options: dict[str, Any]) -> tuple[Workspace, Declaration]:
@@ -111,25 +112,26 @@ def _serve(workspace: Workspace, declared: Declaration, where: dict[str, Any], l
         config, plan = declared.campaign, load_plan(workspace)
         assert config.search is not None
         search, stores = config.search, open_stores(workspace, plan)
-        words = {"use": search.strategy.use, **search.strategy.options}
-        study = open_study(
-            workspace.root,
-            search.space,
-            search.objectives,
-            strategy=words,
-            trials=search.trials,
-            seed=config.seeds.pack().channel("space"),
-            retries=config.execution.retries.limit,
-            lease=lease,
-        )
-        with contextlib.closing(study), Ledger.open(workspace, held) as ledger:
-            shelf = Shelf(workspace, config, plan, stores, ledger, study, _stop)
-            with _beside(shelf.turn, SHELVE_SECONDS):
+        with Ledger.open(workspace, held) as ledger:
+            study = open_study(
+                workspace.root,
+                search.space,
+                ledger.books.objectives or search.objectives,
+                strategy={"use": search.strategy.use, **search.strategy.options},
+                trials=search.trials,
+                seed=config.seeds.pack().channel("space"),
+                retries=config.execution.retries.limit,
+                lease=lease,
+            )
+            with (
+                contextlib.closing(study),
+                contextlib.closing(Shelf(workspace, config, plan, stores, ledger, study, _stop)) as shelf,
+                _beside(shelf.turn, SHELVE_SECONDS),
+            ):
                 serve_study(workspace.root, study, rescore=shelf.change, **where)
-            shelf.close()
 
 
-def _show(workspace: Workspace, declared: Declaration, where: dict[str, Any]) -> None:
+def _show(workspace: Workspace, where: dict[str, Any]) -> None:
     """Let a search that its driver runs be looked at."""
     from staffa.api.searching import Search
     from staffa.campaign.domain import Domain
@@ -142,42 +144,51 @@ def _show(workspace: Workspace, declared: Declaration, where: dict[str, Any]) ->
 
     if not workspace.is_planned:
         raise ConfigError(f"{workspace.root} is not planned yet", "staffa run CAMPAIGN; then serve its folder")
-    search = declared.campaign.search
+    config = load_frozen(workspace.frozen, directory=workspace.code).campaign
+    search, plan = config.search, load_plan(workspace)
     assert search is not None
-    plan = load_plan(workspace)
     with tempfile.TemporaryDirectory(prefix="staffa-") as folder:
         journal = Journal.open(Path(folder) / "search.jsonl")
         domain, objectives = Domain.read(search.space), Objectives.read(search.objectives)
-        strategy = strategy_of(declared.campaign)
-        study = Study(domain, objectives, strategy, trials=search.trials, retries=0, journal=journal)
-        watching, tail = Watching(plan, open_stores(workspace, plan), study), Tail(workspace)
+        study = Study(
+            domain, objectives, strategy_of(config), trials=search.trials, retries=0, lease=math.inf, journal=journal
+        )
+        watching, tail, lock = Watching(plan, open_stores(workspace, plan), study), Tail(workspace), threading.Lock()
 
         def follow() -> None:
-            for event in tail.news():
-                watching.note(event)
+            with lock:
+                for event in tail.news():
+                    if event["event"] == "grown" and event["generation"] > plan.generation:
+                        raise WorkspaceError(f"{workspace.root} has grown", f"staffa serve {workspace.root}")
+                    watching.note(event)
 
-        with _beside(follow, FOLLOW_SECONDS, at_last=False):
-            serve_study(
-                workspace.root,
-                study,
-                elsewhere=f"its driver ({workspace.root})",
-                rescore=lambda patch: Search(workspace).change(patch),
-                **where,
-            )
+        def change(patch: Mapping[str, Mapping[str, Any]]) -> None:
+            Search(workspace).change(patch)
+            follow()
+
+        with contextlib.closing(study), _beside(follow, FOLLOW_SECONDS):
+            serve_study(workspace.root, study, elsewhere=f"its driver ({workspace.root})", rescore=change, **where)
 
 
 @contextlib.contextmanager
-def _beside(action: Callable[[], None], seconds: float, *, at_last: bool = True) -> Iterator[None]:
-    """Do something now, now and then in a thread of its own, and once more at the end. What fails is tried again."""
-    stop = threading.Event()
+def _beside(action: Callable[[], None], seconds: float) -> Iterator[None]:
+    """Do something now, and now and then in a thread of its own. What it fails of ends the server, and is raised.
+
+    A full disk is no failure: it is tried again.
+    """
+    stop, failed = threading.Event(), list[BaseException]()
     action()
 
     def run() -> None:
         while not stop.wait(seconds):
             try:
                 action()
-            except Exception as error:  # a full disk, for one; what was told stands in the journal
-                sys.stderr.write(f"the store is behind, and tried again: {error!r}\n")
+            except BaseException as error:
+                if isinstance(error, OSError) and error.errno in DISK:
+                    continue
+                failed.append(error)
+                _stop()
+                return
 
     thread = threading.Thread(target=run, name="beside", daemon=True)
     thread.start()
@@ -186,8 +197,8 @@ def _beside(action: Callable[[], None], seconds: float, *, at_last: bool = True)
     finally:
         stop.set()
         thread.join()
-        if at_last:
-            action()
+    if failed:
+        raise failed[0]
 
 
 def _stop() -> None:

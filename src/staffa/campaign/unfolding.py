@@ -72,10 +72,11 @@ def unfold(
     rows = Rows(points, config.replicates, digests[kept], kept, numbers, digests[declared])
     firsts = [trials.row(int(keys[code][0])) for code in used]
     counts, total = np.bincount(own.reshape(-1)).tolist(), len(kept)
-    if search is not None:  # any of them may be asked for all trials
+    if search is not None:
         had = earlier.plan.search if earlier is not None else None
         total = max(search.trials - (had.trials if had else 0), 1)
-        rows, counts = rows.none(), [total] * len(used)
+        # Any of them may be asked for all trials, also for those that were not asked for before it grew.
+        rows, counts = rows.none(), [search.trials] * len(used)
     drafts = [
         _draft(len(before) + place, keys[code], blocks, modes, trials, partition_by, sampled, count)
         for place, (code, count) in enumerate(zip(used, counts, strict=True))

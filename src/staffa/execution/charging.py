@@ -41,7 +41,8 @@ def charge(
     """
     flaws, batch, books = flawed(status), flight.batch[1], chronicle.ledger.books
     left = {*np.flatnonzero(status == Outcome.MISSING).tolist(), *wishes.readmitted(flight.batch)}
-    tried = set(range(len(status)) if flight.lanes is None else flight.lanes) - left - wishes.cancelled(flight.batch)
+    whole = np.flatnonzero(status != Outcome.PADDING).tolist() if flight.lanes is None else flight.lanes
+    tried = set(whole) - left - wishes.cancelled(flight.batch)
     again = board.retries.allowed(Outcome.NAN.word) > 0
     final = archived(flight.batch) if again and Outcome.NAN in flaws.values() else ()
     failed = {lane: outcome for lane, outcome in flaws.items() if outcome.failed or (again and lane not in final)}

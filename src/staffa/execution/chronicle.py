@@ -75,6 +75,11 @@ class Chronicle:
             self.pause(str(full))
         return full is None
 
+    def went_well(self, action: Callable[[], bool]) -> bool:
+        """What an action that may find the disk full says of itself; False, and it is not tried, while that is full."""
+        said: list[bool] = []
+        return not self.waiting and self.disk(lambda: said.append(action())) and any(said)
+
     def insist(self, action: Callable[[], Any]) -> None:
         """Do something that must be done before the run may end, as long as patience lasts."""
         while not self.disk(action):

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from staffa.campaign.inputs import without
 from staffa.campaign.plan import Plan
 from staffa.execution.board import Batch, Board
+from staffa.execution.tally import word_counts
 from staffa.storage.books import Books
 from staffa.storage.hot import HotStore
 from staffa.storage.roster import read_rosters
@@ -61,8 +62,8 @@ class Desk:
             self.waiting.setdefault(batch, {}).update(lanes)
         else:
             group, number = batch
-            size = self.plan.groups[group].size(number)
-            self._changed[batch] = lanes, self.stores[group].mark(number, lanes)[:size]
+            store = self.stores[group]
+            self._changed[batch] = lanes, store.mark(number, lanes)[: store.seats(number)]
 
     def done(self) -> None:
         """Tell of the marks that were changed."""
@@ -130,9 +131,7 @@ def on_board(board: Board, changed: Mapping[Batch, tuple[Lanes, Marks]]) -> None
         admitted = tuple(lane for lane, outcome in lanes.items() if outcome is Outcome.MISSING)
         if admitted:
             board.admit(batch, admitted)
-        codes, counts = np.unique(status, return_counts=True)
-        words = {Outcome(int(code)).word: int(count) for code, count in zip(codes, counts, strict=True)}
-        taken[batch] = [lane for lane in lanes if lane not in admitted], words
+        taken[batch] = [lane for lane in lanes if lane not in admitted], word_counts(status)
     board.withdraw(taken)
 
 
@@ -210,7 +209,7 @@ def _batches(desk: Desk, chosen: Mapping[int, Mask], *, every: bool = False) -> 
 def _tell(desk: Desk, batch: Batch, event: str, lanes: list[int], **more: Any) -> None:
     """Note what becomes of lanes: of a whole batch in one event, otherwise of each by itself."""
     group, number = batch
-    if len(lanes) == desk.plan.groups[group].size(number):
+    if len(lanes) == desk.stores[group].seats(number):
         desk.note({"event": event, "batch": named(batch), **more})
         return
     digests = desk.stores[group].digests(number)

@@ -548,7 +548,9 @@ def tell_growth(desk: Desk) -> None:
 
 def _grown(plan: Plan) -> dict[str, Any]:
     own = [group for group in plan.groups if group.generation == plan.generation]
-    added = sum(group.trials for group in own) if plan.search is None else own[0].trials
+    added = sum(group.trials for group in own)
+    if plan.search is not None:  # each of its groups has room for all trials
+        added = plan.search.trials - max(group.trials for group in plan.groups if group not in own)
     return {"event": "grown", "generation": plan.generation, "added": added, "trials": plan.trials}
 
 

@@ -64,7 +64,7 @@ def write_ledger(merger: Merger, workspace: Workspace, reducers: Blocks) -> None
     with Lease.acquire(workspace.lease) as lease, Ledger.open(workspace, lease) as ledger:
         counts = {source.name: count.taken for source, count in zip(merger.sources, merger.matched.counts, strict=True)}
         ledger.append({"event": "merged", "trials": plan.trials, "sources": counts})
-        found = unheard(plan, stores, ledger.books, batch_counts(plan, stores))
+        found = unheard(stores, ledger.books, batch_counts(plan, stores))
         if found is not None:
             ledger.append(found)
         for event in _fates(merger):

@@ -126,6 +126,7 @@ def propose(sources: Sequence[Source], root: Path, *, accept_code_change: bool =
 
     Raises `WorkspaceError` where they are too unlike, with both sides, or where nothing would come of it.
     """
+    _check_listed(sources)
     parameters = joined_parameters(sources)
     _check_code(sources, accept_code_change)
     matched = match(sources)
@@ -145,6 +146,17 @@ def propose(sources: Sequence[Source], root: Path, *, accept_code_change: bool =
         explored=tuple(dict.fromkeys([*plan.explored, *explored(sources, plan)])),
     )  # fmt: skip
     return Merger(tuple(sources), root, matched, plan, declaration, said, group, row, columns)
+
+
+def _check_listed(sources: Sequence[Source]) -> None:
+    for source in sources:
+        if source.plan.search is not None:
+            name = shlex.quote(source.name)
+            raise WorkspaceError(
+                f"'{source.name}' is a search: merged, nobody could say what it was to ask for next",
+                f"staffa expand {name} --set search.trials=N has it ask for more; to read several at once, in SQL: "
+                f"read_parquet('{source.workspace.archive}/trials/**/*.parquet')",
+            )
 
 
 def _check_code(sources: Sequence[Source], accept: bool) -> None:

@@ -7,6 +7,7 @@ with the trial after the last; so does one that finds no journal, from the store
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -36,6 +37,7 @@ from staffa.storage.books import Books
 from staffa.storage.hot import HotStore, committed_batches
 from staffa.storage.roster import hexadecimal, write_roster
 from staffa.storage.spans import spans, unspan
+from staffa.storage.states import State
 from staffa.storage.workspace import Workspace
 from staffa.trial import Outcome
 
@@ -197,6 +199,8 @@ class Searching:
         self._free: list[deque[int]] = [deque(range(group.batches)) for group in plan.groups]
         self._asked: list[list[tuple[int, Columns]]] = [[] for _ in plan.groups]
         """By group what was asked for and has no seat yet: place and parameters."""
+        self.owed: deque[Batch] = deque()
+        """Batches that the journal knows, and that a full disk kept from the store."""
         self._lost: deque[int] = deque()
         """Places that a driver before had asked for, and that never came to a seat."""
         self._next = 0
@@ -213,7 +217,6 @@ class Searching:
         self._read()
         self._adopt_unheard()
         taken = {place for seat in self.seats.values() for place in seat.places}
-        self._next = max(taken, default=-1) + 1
         self._lost = deque(place for place in range(self._next) if place not in taken)
         board.reserve(batch for group, free in enumerate(self._free) for batch in ((group, b) for b in free))
         if not self._left:
@@ -269,7 +272,7 @@ class Searching:
         rows = self.asking.rows(own, replicates)
         if not np.array_equal(key_words(rows.digests), identity):
             return False
-        first = max((place for seat in self.seats.values() for place in seat.places), default=-1) + 1
+        first = self._next
         points, base = self.asking.domain.encode_columns(own), self.asking.rows(own).digests
         seat = Seat(tuple(range(first, first + len(identity))), points, rows, rows.kept, replicates, base)
         self._say(group, number, seat.places, own, replicates)
@@ -293,6 +296,7 @@ class Searching:
         if not np.array_equal(self.stores[group].identity(number), key_words(seat.digests)):
             self._seat(batch, seat)
         self.seats[batch] = seat
+        self._next = max(self._next, seat.places[-1] + 1)
         self._fresh.add(seat.points[~np.isnan(seat.points[:, 0])])
         self._repeats.update(map(bytes, seat.base))
         self._left = max(self._left - len(seat.places), 0)
@@ -301,6 +305,11 @@ class Searching:
     # --- asking ------------------------------------------------------------------------------------------
 
     def more(self, board: Board) -> bool:
+        if self.owed:
+            batch = self.owed[0]
+            self.write_seats()
+            board.seat(batch)
+            return True
         while True:
             group = next((n for n, own in enumerate(self._asked) if len(own) >= self.plan.groups[n].batch), None)
             if group is None and not self._left:
@@ -341,23 +350,38 @@ class Searching:
 
         Arguments:
         - `places`: which of the search's trials they are, ascending; `columns`: what the search varies, (places,) each.
+
+        Raises `OSError` when the disk is full: where the journal does not know of the batch by then, nothing happened;
+        otherwise `write_seats` is to be called again.
         """
         rows = self.asking.rows(columns)
-        base, replicates = rows.digests, tuple(map(self._repeated, map(bytes, rows.digests)))
+        base, replicates = rows.digests, self._replicates(map(bytes, rows.digests))
         if any(replicates):
             rows = self.asking.rows(columns, replicates)
-        number = self._free[group].popleft()
-        seat = Seat(places, self.asking.domain.encode_columns(columns), rows, rows.kept, replicates, base)
-        self._say(group, number, places, columns, replicates)
-        self.seats[group, number] = seat
-        self._seat((group, number), seat)
-        self._roster.add((group, number), seat)
-        return group, number
+        batch = group, self._free[group][0]
+        seat = Seat(places, _coordinates(self.asking.domain, columns), rows, rows.kept, replicates, base)
+        self._say(*batch, places, columns, replicates)
+        self._free[group].popleft()
+        self._repeats.update(map(bytes, base))
+        self.seats[batch] = seat
+        self._roster.add(batch, seat)
+        self.owed.append(batch)
+        self.write_seats()
+        return batch
 
-    def _repeated(self, name: bytes) -> int:
-        """How often a point was asked for before; it is counted."""
-        self._repeats[name] += 1
-        return self._repeats[name] - 1
+    def write_seats(self) -> None:
+        """Have the stores know of every batch that the journal knows. Raises `OSError` when the disk is full."""
+        while self.owed:
+            self._seat(self.owed[0], self.seats[self.owed[0]])
+            self.owed.popleft()
+
+    def _replicates(self, names: Iterable[bytes]) -> tuple[int, ...]:
+        """Of each point how often it was asked for before."""
+        here, found = Counter[bytes](), []
+        for name in names:
+            found.append(self._repeats[name] + here[name])
+            here[name] += 1
+        return tuple(found)
 
     def _say(
         self, group: int, number: int, places: Iterable[int], columns: Columns, replicates: tuple[int, ...]
@@ -388,16 +412,35 @@ class Searching:
         gone = (status != Outcome.MISSING) & ~data
         exempt = (status >= Outcome.CANCELLED) & (status != Outcome.PADDING)
         before = self._told.setdefault(batch, np.zeros(len(status), bool))
-        fresh = (data | (gone if final else exempt)) & ~before
+        over = gone if final else exempt | self._given_up(batch, gone & ~exempt & ~before)
+        fresh = (data | over) & ~before
         if not fresh.any():
             return
-        found = store.scores(number)
-        if found is None or np.isnan(found[: len(status)][data & fresh]).all():
-            found = objective.values(self.plan, self.plan.groups[group], store, number)
-            store.score(number, found)
+        values = self._values(batch, data & fresh)
         before |= fresh
         fresh &= ~np.isnan(seat.points[:, 0])
-        self._know.add(seat.points[fresh], np.where(data[:, None], found[: len(status)], np.nan)[fresh])
+        self._know.add(seat.points[fresh], np.where(data[:, None], values, np.nan)[fresh])
+
+    def _given_up(self, batch: Batch, lanes: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        """Which of some lanes without data will not be tried again."""
+        found = np.zeros_like(lanes)
+        if lanes.any():
+            digests, name = self.stores[batch[0]].digests(batch[1]), named(batch)
+            for lane in np.flatnonzero(lanes).tolist():
+                found[lane] = self.books.state(digests[lane], name) == State.QUARANTINED
+        return found
+
+    def _values(self, batch: Batch, lanes: npt.NDArray[np.bool_]) -> Row:
+        """(trials, objectives) of a batch; made anew where its worker was killed before it wrote them."""
+        group, number = batch
+        store = self.stores[group]
+        found = store.scores(number)
+        there = lanes & ~store.gone(number)[: len(lanes)]
+        if there.any() and (found is None or np.isnan(found[: len(lanes)][lanes]).all()):
+            found = objective.values(self.plan, self.plan.groups[group], store, number)
+            with contextlib.suppress(OSError):  # a full disk: they can be made again
+                store.score(number, found)
+        return np.full((len(lanes), self._know.values.shape[1]), np.nan) if found is None else found[: len(lanes)]
 
     def compared(self, batch: Batch, segments: int) -> Collection[int]:
         if self._halving is None:

@@ -246,12 +246,12 @@ class Runner:
     def _fill(self) -> None:
         if self.stop.reason or self.chronicle.waiting:
             return
-        nodes = {member.node for member in self.crew.members.values()}
+        nodes, more = {one.node for one in self.crew.members.values()}, functools.partial(self.refill.more, self.board)
         for member in self.crew.able(SAMPLE):
             while self.crew.loads[member.address] < self.config.execution.window:
                 accepts = functools.partial(self._may_take, member)
                 chosen = self.board.take(accepts, member.node, nodes)
-                if chosen is None and self.board.waiting < len(self.crew.members) and self.refill.more(self.board):
+                if chosen is None and self.board.waiting < len(self.crew.members) and self.chronicle.went_well(more):
                     chosen = self.board.take(accepts, member.node, nodes)
                 if chosen is None:
                     break

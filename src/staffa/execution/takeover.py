@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from staffa.campaign.plan import Plan
 from staffa.execution.board import Batch, Board, Retries
 from staffa.execution.tally import batch_counts, failed_lanes, half_open
 from staffa.storage.books import Books
@@ -28,7 +27,7 @@ def take_stock(board: Board, stores: Mapping[int, HotStore], books: Books, parts
     - `parts`: those that the archive's manifest lists.
     """
     counts = list(batch_counts(board.plan, stores))
-    found = unheard(board.plan, stores, books, counts)
+    found = unheard(stores, books, counts)
     rest = half_open(board.plan, stores)
     board.load(counts, rest)
     for batch, lanes in rest.items():
@@ -42,7 +41,7 @@ def take_stock(board: Board, stores: Mapping[int, HotStore], books: Books, parts
 
 
 def unheard(
-    plan: Plan, stores: Mapping[int, HotStore], books: Books, counts: Iterable[tuple[Batch, Mapping[str, int]]]
+    stores: Mapping[int, HotStore], books: Books, counts: Iterable[tuple[Batch, Mapping[str, int]]]
 ) -> Event | None:
     """Batches that are committed, which the ledger does not know; None where there are none.
 
@@ -55,7 +54,7 @@ def unheard(
         told = name in books.settled and name not in books.adrift and not books.open.get(name)
         if told or not any(Outcome[word.upper()].has_data or Outcome[word.upper()].failed for word in words):
             continue
-        status = stores[group].status(number)[: plan.groups[group].size(number)]
+        status = stores[group].status(number)[: stores[group].seats(number)]
         lanes: dict[str, list[int]] = {}
         for lane, code in enumerate(status):
             if code != Outcome.OK:

@@ -125,7 +125,8 @@ def stores(workspace: Workspace, found: Plan) -> Iterator[Check]:
         words = f"{len(harmed)} of {len(looked)} batches looked at are not what was committed: {_some(harmed)}"
         yield _check(workspace, "stores", FAILED, words, f"staffa resume {_path(workspace)}")
         return
-    words = f"{len(opened)} open, {len(marked):,} of {found.batches:,} batches marked"
+    there = sum(store.seated[0] for store in opened.values()) if found.search is not None else found.batches
+    words = f"{len(opened)} open, {len(marked):,} of {there:,} batches marked"
     yield _check(workspace, "stores", OK, f"{words}, {len(looked)} looked at byte for byte")
 
 

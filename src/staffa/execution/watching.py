@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from staffa.campaign.plan import Plan
 from staffa.execution.board import Batch
@@ -14,6 +15,9 @@ from staffa.search.study import Study
 from staffa.storage.hot import HotStore
 from staffa.storage.spans import unspan
 from staffa.trial import Outcome
+
+Row = npt.NDArray[np.uint8]
+GONE, TOLD = 1, 2
 
 
 class Watching:
@@ -33,8 +37,8 @@ class Watching:
         """Parameters and batches of places behind one that is not known yet."""
         self._places: dict[Batch, list[int]] = {}
         self._waiting: list[tuple[Batch, Mapping[str, Any], float]] = []
-        self._over: dict[Batch, np.ndarray[Any, Any]] = {}
-        """Of each batch the lanes that have ended."""
+        self._over: dict[Batch, Row] = {}
+        """Of each batch the lanes that have ended: `GONE` without a result, which may still come; `TOLD` with one."""
 
     def note(self, event: Mapping[str, Any]) -> None:
         """Take in the next event of the ledger."""
@@ -51,7 +55,7 @@ class Watching:
 
     def _asked(self, event: Mapping[str, Any], at: float) -> None:
         batch, places = batch_key(event["batch"]), unspan(event["places"])
-        self._places[batch], self._over[batch] = places, np.zeros(len(places), bool)
+        self._places[batch], self._over[batch] = places, np.zeros(len(places), np.uint8)
         for row, place in enumerate(places):
             params = {name: values[row] for name, values in event["points"].items()}
             self._ahead[place] = params, event["batch"]
@@ -75,20 +79,21 @@ class Watching:
         status = store.status(batch[1])[: len(over)]
         given_up = {event["lane"]} if event["event"] == "quarantined" else set()
         scores = store.scores(batch[1])
-        for lane in np.flatnonzero(~over).tolist():
-            outcome = Outcome(int(status[lane]))
+        for lane in np.flatnonzero(over != TOLD).tolist():
+            outcome, place = Outcome(int(status[lane])), places[lane]
             if outcome.has_data and scores is not None:
                 values = dict(zip(self._names, map(_plain, scores[lane].tolist()), strict=True))
-                self._say(lane, over, {"event": "told", "trial": places[lane], "attempt": 1, "values": values}, at)
+                over[lane] = TOLD
+                self._study.hear({"event": "told", "at": at, "trial": place, "attempt": 1, "values": values})
+            elif over[lane] == GONE:
+                continue
             elif outcome.exempt:
-                self._say(lane, over, {"event": "cancelled", "trials": [places[lane]], "again": False}, at)
+                over[lane] = GONE
+                self._study.hear({"event": "cancelled", "at": at, "trials": [place], "again": False})
             elif lane in given_up:
+                over[lane] = GONE
                 why = str(event.get("message", ""))
-                self._say(lane, over, {"event": "failed", "trial": places[lane], "attempt": 1, "why": why}, at)
-
-    def _say(self, lane: int, over: Any, event: dict[str, Any], at: float) -> None:
-        over[lane] = True
-        self._study.hear({**event, "at": at})
+                self._study.hear({"event": "failed", "at": at, "trial": place, "attempt": 1, "why": why})
 
 
 def _plain(value: float) -> float | None:

@@ -257,7 +257,7 @@ class Wishes:
         return {lane for lane in lanes if board.tried_now(batch, lane) and not Outcome(int(status[lane])).exempt}
 
     def _size(self, batch: Batch) -> int:
-        return self.desk.plan.groups[batch[0]].size(batch[1])
+        return self.desk.stores[batch[0]].seats(batch[1])
 
     def _named(self, trials: Collection[str] | None) -> Iterator[tuple[Batch, Lanes, npt.NDArray[np.uint8]]]:
         """Batches with the lanes that are meant, and what their marks say."""

@@ -11,7 +11,9 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from staffa.search.fronts import order
+from staffa.search.fronts import top
+
+Scores = npt.NDArray[np.float64]
 
 
 class Halving:
@@ -24,29 +26,44 @@ class Halving:
 
     def __init__(self, keep: float, least: int) -> None:
         self._keep, self._least = keep, least
-        self._came: dict[int, dict[Hashable, npt.NDArray[np.float64]]] = {}
+        self._came: dict[int, _Rung] = {}
 
-    def remember(self, rung: int, batch: Hashable, lanes: Sequence[int], scores: npt.NDArray[np.float64]) -> None:
+    def remember(self, rung: int, batch: Hashable, lanes: Sequence[int], scores: Scores) -> None:
         """Trials that came as far; of one that comes again what it scored last counts.
 
         Arguments:
         - `scores`: (lanes, groups); inf for what is of no use.
         """
-        came = self._came.setdefault(rung, {})
-        for lane, own in zip(lanes, scores, strict=True):
-            came[batch, lane] = own
+        if len(lanes):
+            self._came.setdefault(rung, _Rung(scores.shape[1])).put([(batch, lane) for lane in lanes], scores)
 
     def forget(self) -> None:
         """What came before is to be told anew: it scores otherwise now."""
         self._came.clear()
 
-    def judge(self, rung: int, batch: Hashable, lanes: Sequence[int], scores: npt.NDArray[np.float64]) -> list[int]:
+    def judge(self, rung: int, batch: Hashable, lanes: Sequence[int], scores: Scores) -> list[int]:
         """The lanes that are not worth going on with; arguments as for `remember`."""
         self.remember(rung, batch, lanes, scores)
-        came = self._came[rung]
-        if len(came) < self._least:
+        came = self._came.get(rung)
+        if came is None or len(came.rows) < self._least:
             return []
-        best = order(np.stack(list(came.values())))[: max(int(self._keep * len(came)), 1)]
-        trials = list(came)
-        kept = {trials[place] for place in best.tolist() if np.isfinite(came[trials[place]]).all()}
-        return [lane for lane in lanes if (batch, lane) not in kept]
+        kept = set(top(came.scores, max(int(self._keep * len(came.rows)), 1)).tolist())
+        return [lane for lane in lanes if came.rows[batch, lane] not in kept]
+
+
+class _Rung:
+    """Scores of the trials that came as far, in an array that doubles: each batch is compared with all of them."""
+
+    def __init__(self, groups: int) -> None:
+        self.rows: dict[Hashable, int] = {}
+        self._scores = np.empty((64, groups))
+
+    @property
+    def scores(self) -> Scores:
+        return self._scores[: len(self.rows)]
+
+    def put(self, trials: Sequence[Hashable], scores: Scores) -> None:
+        places = [self.rows.setdefault(trial, len(self.rows)) for trial in trials]
+        while len(self.rows) > len(self._scores):
+            self._scores = np.concatenate([self._scores, np.empty_like(self._scores)])
+        self._scores[places] = scores

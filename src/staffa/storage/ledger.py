@@ -172,18 +172,28 @@ def history(workspace: Workspace, only: Collection[str] = ()) -> Iterator[dict[s
 
 
 class Tail:
-    """A history as it goes on: each time what was recorded since."""
+    """The history of a campaign, read on and on: what was read once is not read again."""
 
     def __init__(self, workspace: Workspace) -> None:
         self._workspace = workspace
-        self._journals: dict[Path, _Journal] = {}
+        self._read: dict[Path, int] = {}
+        """Bytes of each journal that were read, in the order they were begun."""
 
     def news(self) -> Iterator[dict[str, Any]]:
-        """What was recorded since the last time, in the order of `history`; rubbish is passed over."""
-        for path in self._workspace.ledger.glob("events-*.jsonl"):
-            self._journals.setdefault(path, _Journal(path))
-        for found in sorted(self._journals.values(), key=lambda one: (one.began(), one.path)):
-            yield from found.news()
+        """What was recorded since the time before; rubbish, and a last line that is not whole yet, are passed over."""
+        found = set(self._workspace.ledger.glob("events-*.jsonl")) - self._read.keys()
+        for path in sorted(found, key=lambda path: (_Journal(path).began(), path)):
+            self._read[path] = 0
+        for path, start in list(self._read.items()):
+            with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+                file.seek(start)
+                for line in file:
+                    if not line.endswith(b"\n"):
+                        break
+                    self._read[path] += len(line)
+                    event = _event(line)
+                    if event is not None:
+                        yield event
 
 
 def journal(path: Path) -> Iterator[dict[str, Any]]:

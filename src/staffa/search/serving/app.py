@@ -73,7 +73,7 @@ class Serving:
     - `stopping`: whether streams are to end.
     - `longest_stream`: seconds after which a stream of events ends by itself.
     - `elsewhere`: who does the trials, where it is not those who ask here: then nobody can ask or tell.
-    - `rescore`: has objectives changed where that is not the study's to decide.
+    - `rescore`: has objectives changed where that is not the study's to decide; afterwards the study knows, too.
     """
 
     study: Study
@@ -178,7 +178,6 @@ def _rescored(serving: Serving, patch: Mapping[str, Mapping[str, Any]]) -> dict[
     if patch and serving.rescore is not None:
         study.objectives.changed(patch)
         serving.rescore(patch)
-        study.rescore(study.objectives.changed(patch))
     elif patch:
         study.rescore(study.objectives.changed(patch))
     return study.objectives.words()
