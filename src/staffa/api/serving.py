@@ -87,6 +87,8 @@ def _check_installed() -> None:
 
 def _check_told(declared: Declaration) -> None:
     """What is told has to be what is recorded."""
+    from staffa.campaign.objectives import Objectives
+
     config = declared.campaign
     assert config.search is not None
     names, outputs = list(config.search.objectives), list(config.experiment.options.get("outputs", ()))
@@ -95,6 +97,9 @@ def _check_told(declared: Declaration) -> None:
             f"experiment.outputs: {outputs} are told, but the objectives are {names}",
             f"experiment: {{use: external, outputs: [{', '.join(names)}]}}",
         )
+    for name, of in Objectives.read(config.search.objectives).columns.items():
+        if of != name:
+            raise ConfigError(f"search.objectives.{name}.of: {of!r}, but {name} itself is told", "leave out `of`")
     if config.archive.partition_by:
         raise ConfigError("archive.partition_by: a served search has one partition", "leave it out")
 
@@ -108,7 +113,7 @@ def _serve(workspace: Workspace, declared: Declaration, where: dict[str, Any], l
 
     prepared = None if workspace.is_planned else unfolded(declared)
     with driven(workspace) as held:
-        declared = planned(workspace, declared, prepared)
+        declared = planned(workspace, declared, prepared, grows=True)
         config, plan = declared.campaign, load_plan(workspace)
         assert config.search is not None
         search, stores = config.search, open_stores(workspace, plan)
