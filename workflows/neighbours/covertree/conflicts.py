@@ -91,6 +91,8 @@ class Hanging:
 class _Near:
     """Below which nodes something hangs that may conflict with an arrival."""
 
+    narrows = True
+
     def __init__(self, arrivals: Arrivals) -> None:
         self.arrivals, way = arrivals, arrivals.way
         size = len(arrivals.walker.pool.records)

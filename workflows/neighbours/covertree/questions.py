@@ -21,6 +21,7 @@ class Nearest:
 
     def __init__(self, pool: Pool, queries: int, count: int, before: Array | None = None) -> None:
         self.pool, self.count, self.before = pool, count, before
+        self.narrows = before is not None
         self.cap = np.full(queries, np.inf)
         self.best = np.full((queries, count), np.inf)
         self.seen: list[tuple[Array, Array, Array]] = []
@@ -118,6 +119,8 @@ class Way:
 
 class _Tracked:
     """The one node each question is after, and where it was met."""
+
+    narrows = True
 
     def __init__(self, pool: Pool, queries: int) -> None:
         self.pool = pool

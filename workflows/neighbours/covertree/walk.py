@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -47,7 +48,13 @@ class Frontier:
 
 
 class Question(Protocol):
-    """What is asked of a tree by a walk."""
+    """What is asked of a tree by a walk.
+
+    Arguments:
+    - `narrows`: whether bounds differ between the nodes of one question.
+    """
+
+    narrows: bool
 
     def bound(self, row: Array, record: Array) -> Array:
         """Distances beyond which nothing of a subtree matters to a question; -infinity where nothing does."""
@@ -77,9 +84,8 @@ class Walker:
         waiting = [self.start()]
         question.see(waiting[0])
         while waiting:
-            frontier = self._open(waiting.pop(), question)
-            for piece in self._pieces(frontier):
-                found = self._children(piece, question)
+            for piece, bound in self._pieces(*self._open(waiting.pop(), question)):
+                found = self._children(piece, bound, question)
                 if len(found):
                     question.see(found)
                     waiting.append(found)
@@ -89,7 +95,7 @@ class Walker:
         frontier = self.start()
         question.see(frontier)
         while len(frontier):
-            found = self._children(frontier, question, all_of_them=True)
+            found = self._children(frontier, None, question)
             if len(found):
                 question.see(found)
             frontier = found.only(nearest_of_each(found.row, found.distance, found.record))
@@ -98,32 +104,50 @@ class Walker:
         """How far rounding may put a bound off that three distances up to this one go into."""
         return 4 * (self.fitted.relative * distance + self.fitted.absolute)
 
-    def _open(self, frontier: Frontier, question: Question) -> Frontier:
-        """Nodes that have descendants which may matter."""
+    @cached_property
+    def _reach(self) -> tuple[Array, Array]:
+        """How near and how far from its parent the subtree of each record may be."""
+        gap, radius = self.pool.records["gap"], self.pool.records["radius"]
+        slack = self.slack(gap + radius)
+        return gap - radius - slack, gap + radius + slack
+
+    def _open(self, frontier: Frontier, question: Question) -> tuple[Frontier, Array]:
+        """Nodes that have descendants which may matter, and the bounds of their questions."""
         records = self.pool.records
+        bound = question.bound(frontier.row, frontier.record)
         radius = records["radius"].take(frontier.record)
         low = frontier.distance - radius - self.slack(frontier.distance + radius)
-        keep = (low <= question.bound(frontier.row, frontier.record)) & (records["count"].take(frontier.record) > 0)
-        return frontier.only(np.flatnonzero(keep))
+        keep = np.flatnonzero((low <= bound) & (records["count"].take(frontier.record) > 0))
+        return frontier.only(keep), bound[keep]
 
-    def _pieces(self, frontier: Frontier) -> Iterator[Frontier]:
+    def _pieces(self, frontier: Frontier, bound: Array) -> Iterator[tuple[Frontier, Array]]:
         ends = np.cumsum(self.pool.records["count"].take(frontier.record))
         while len(frontier):
             size = max(int(np.searchsorted(ends, MOST, side="right")), 1)
-            yield frontier.only(slice(None, size))
-            frontier, ends = frontier.only(slice(size, None)), ends[size:] - ends[size - 1]
+            some, rest = slice(None, size), slice(size, None)
+            yield frontier.only(some), bound[some]
+            frontier, bound, ends = frontier.only(rest), bound[rest], ends[rest] - ends[size - 1]
 
-    def _children(self, frontier: Frontier, question: Question, all_of_them: bool = False) -> Frontier:
-        """The children of all nodes that may matter, with their distances."""
+    def _children(self, frontier: Frontier, bound: Array | None, question: Question) -> Frontier:
+        """The children of all nodes that may matter, with their distances; all children without a bound."""
         owner, record = self.pool.families(frontier.record)
-        row = frontier.row.take(owner)
-        if not all_of_them:
-            above, gap = frontier.distance.take(owner), self.pool.records["gap"].take(record)
-            radius = self.pool.records["radius"].take(record)
-            low = np.abs(above - gap) - radius - self.slack(above + gap + radius)
-            keep = np.flatnonzero(low <= question.bound(row, record))
-            owner, record, row = owner[keep], record[keep], row[keep]
-        return self._reached(row, record, frontier, owner)
+        if bound is not None:
+            near, far = self._reach
+            slack = self.slack(frontier.distance + bound)
+            low, high = frontier.distance - bound - slack, frontier.distance + bound + slack
+            places = np.flatnonzero((far.take(record) >= low.take(owner)) & (near.take(record) <= high.take(owner)))
+            owner, record = owner.take(places), record.take(places)
+            if question.narrows:
+                places = self._narrowed(frontier, owner, record, question)
+                owner, record = owner.take(places), record.take(places)
+        return self._reached(frontier.row.take(owner), record, frontier, owner)
+
+    def _narrowed(self, frontier: Frontier, owner: Array, record: Array, question: Question) -> Array:
+        """Those children that may matter by their own bounds, too."""
+        gap, radius = self.pool.records["gap"].take(record), self.pool.records["radius"].take(record)
+        above = frontier.distance.take(owner)
+        low = np.abs(above - gap) - radius - self.slack(above + gap + radius)
+        return np.flatnonzero(low <= question.bound(frontier.row.take(owner), record))
 
     def _reached(self, row: Array, record: Array, before: Frontier | None, back: Array | None) -> Frontier:
         points = self.pool.records["point"].take(record)
