@@ -52,15 +52,20 @@ class Dense:
     """Every arrival with every other: the fastest for few of them."""
 
     def __call__(self, arrivals: Arrivals) -> Edges:
-        features, scale = arrivals.walker.queries, scales(arrivals.level)
+        walker, scale = arrivals.walker, scales(arrivals.level)
+        features = walker.queries
         found = []
-        for row, column, distance in tiles(arrivals.walker.fitted.form, features, features):
+        for row, column, distance in tiles(walker.fitted.form, features, features):
             high, wide = distance.shape
-            near = distance <= np.minimum(scale[row : row + high, None], scale[column : column + wide])
+            limit = np.minimum(scale[row : row + high, None], scale[column : column + wide])
+            near = distance - walker.slack(distance) <= limit
             left, right = np.nonzero(near)
             keep = left + row < right + column
-            found.append((left[keep] + row, right[keep] + column, distance[left[keep], right[keep]]))
-        return Edges(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
+            found.append((left[keep] + row, right[keep] + column))
+        # The last bits of a distance differ between programs: every strategy has its distances from the same one.
+        left, right = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        distance = pairs(walker.fitted.form, features, left, features, right)
+        return Edges(left, right, distance).only(distance <= np.minimum(scale[left], scale[right]))
 
 
 @dataclass(frozen=True)

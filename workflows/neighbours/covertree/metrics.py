@@ -38,6 +38,10 @@ class Fitted:
     relative: float = 1e-13
     absolute: float = 0.0
 
+    def __post_init__(self) -> None:
+        if not (0 < self.relative < 0.1 and 0 <= self.absolute < np.inf):
+            raise ValueError(f"relative: {self.relative}, absolute: {self.absolute}: rounding is small, and never 0")
+
 
 class Metric(Protocol):
     """What the family's plug-ins are made to."""
@@ -87,8 +91,8 @@ class ResidualCorrelation:
     """sqrt(1 - |rho|), rho the correlation that is left of a Gaussian process where inducing points are known.
 
     With V = L⁻¹ K_mx, L L^T = K_mm + 1e-6 K(0) I: p_i = max(K_ii - |V_i|², 1e-9) and
-    rho_ij = (K_ij - V_i.V_j) / sqrt(p_i p_j). This is a metric, where 1 - |rho| is none (neighbours of a Vecchia approximation: Guinness, Technometrics 60:415,
-    2018; Jimenez & Katzfuss, AISTATS 2023).
+    rho_ij = (K_ij - V_i.V_j) / sqrt(p_i p_j). This is a metric, where 1 - |rho| is none (neighbours for a Vecchia
+    approximation: Guinness, Technometrics 60:415, 2018; Jimenez & Katzfuss, AISTATS 2023).
 
     Options:
     - `kernel`: of two arrays of points over their last axis; hashable.
@@ -136,7 +140,7 @@ class _Residuals:
         if not (left > -1e-6 * np.abs(own) - 1e-9).all():
             worst = int(np.argmin(left))
             raise ConfigError(
-                f"kernel {self.kernel!r} is not positive definite: at point {worst} a variance of {left[worst]:.3g} is left",
+                f"kernel {self.kernel!r} is not positive definite: point {worst} has {left[worst]:.3g} variance left",
                 "take one that is, such as Rbf or Matern52",
             )
         return np.column_stack([points, explained, 1 / np.sqrt(np.maximum(left, 1e-9))])

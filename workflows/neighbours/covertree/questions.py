@@ -26,11 +26,6 @@ class Nearest:
         self.best = np.full((queries, count), np.inf)
         self.seen: list[tuple[Array, Array, Array]] = []
 
-    def restart(self) -> None:
-        """Forget what was seen but for how near it was: so many points at least are as near."""
-        self.cap = np.minimum(self.cap, self.best[:, -1])
-        self.best[:], self.seen = np.inf, []
-
     def bound(self, row: Array, record: Array) -> Array:
         bound = self.cap.take(row)
         if self.before is None:

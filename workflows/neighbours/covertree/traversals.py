@@ -2,7 +2,8 @@
 
 A strategy is called with a `Walker` (the tree, and queries as features), how many neighbours are wanted, and for each
 query the number below which points are looked for (None: all). It gives (queries, count) numbers and distances, nearest
-first, equally near ones by number; -1 and infinity where there are not so many. All give the same.
+first, equally near ones by number; -1 and infinity where there are not so many. All give the same, but
+for the last bits of a distance.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from .walk import Walker
 class Levels:
     """All queries go down the tree together, a generation of nodes at a time: the fastest on a CPU.
 
-    A greedy way down first tells how near neighbours are, so that most of the tree is never looked at.
+    Those that have a query within their radius come first: they tell how near neighbours are, so that most of the tree
+    is never looked at.
 
     Options:
     - `together`: how many queries at once; more take more memory.
@@ -40,9 +42,7 @@ class Levels:
             piece = slice(start, start + self.together)
             some = Walker(walker.pool, walker.root, walker.fitted, walker.queries[piece])
             question = Nearest(some.pool, len(some.queries), count, None if before is None else before[piece])
-            some.greedy(question)
-            question.restart()
-            some.walk(question)
+            some.walk_inside_first(question)
             found.append(question.answer())
         return _joined(found)
 

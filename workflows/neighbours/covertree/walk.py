@@ -81,24 +81,40 @@ class Walker:
 
     def walk(self, question: Question) -> None:
         """Show the question all nodes that matter to it."""
-        waiting = [self.start()]
-        question.see(waiting[0])
+        frontier = self.start()
+        question.see(frontier)
+        self._down(frontier, question)
+
+    def walk_inside_first(self, question: Question) -> None:
+        """The same, but first only to nodes that have the query within their radius.
+
+        What is found there is near, so that most of what was put off need not be looked at. Ways up are lost.
+        """
+        frontier = self.start()
+        question.see(frontier)
+        later: list[Frontier] = []
+        self._down(frontier, question, later)
+        rest = [self._open(one, question)[0] for one in later]
+        if sum(map(len, rest)):
+            row, record, distance = (
+                np.concatenate([getattr(one, name) for one in rest]) for name in ("row", "record", "distance")
+            )
+            self._down(Frontier(row, record, distance).only(np.argsort(row, kind="stable")), question)
+
+    def _down(self, frontier: Frontier, question: Question, later: list[Frontier] | None = None) -> None:
+        """From a frontier down; with a list for what comes `later`, nodes that the query is outside of are put off."""
+        waiting = [frontier]
         while waiting:
             for piece, bound in self._pieces(*self._open(waiting.pop(), question)):
                 found = self._children(piece, bound, question)
-                if len(found):
-                    question.see(found)
-                    waiting.append(found)
-
-    def greedy(self, question: Question) -> None:
-        """Follow the nearest child from the root down, and show the question all children on that way."""
-        frontier = self.start()
-        question.see(frontier)
-        while len(frontier):
-            found = self._children(frontier, None, question)
-            if len(found):
+                if not len(found):
+                    continue
                 question.see(found)
-            frontier = found.only(nearest_of_each(found.row, found.distance, found.record))
+                if later is not None:
+                    inside = found.distance <= self.pool.records["radius"].take(found.record)
+                    later.append(found.only(np.flatnonzero(~inside)))
+                    found = found.only(np.flatnonzero(inside))
+                waiting.append(found)
 
     def slack(self, distance: Array) -> Array:
         """How far rounding may put a bound off that three distances up to this one go into."""
@@ -128,18 +144,17 @@ class Walker:
             yield frontier.only(some), bound[some]
             frontier, bound, ends = frontier.only(rest), bound[rest], ends[rest] - ends[size - 1]
 
-    def _children(self, frontier: Frontier, bound: Array | None, question: Question) -> Frontier:
-        """The children of all nodes that may matter, with their distances; all children without a bound."""
+    def _children(self, frontier: Frontier, bound: Array, question: Question) -> Frontier:
+        """The children of nodes that may matter, with their distances."""
         owner, record = self.pool.families(frontier.record)
-        if bound is not None:
-            near, far = self._reach
-            slack = self.slack(frontier.distance + bound)
-            low, high = frontier.distance - bound - slack, frontier.distance + bound + slack
-            places = np.flatnonzero((far.take(record) >= low.take(owner)) & (near.take(record) <= high.take(owner)))
+        near, far = self._reach
+        slack = self.slack(frontier.distance + bound)
+        low, high = frontier.distance - bound - slack, frontier.distance + bound + slack
+        places = np.flatnonzero((far.take(record) >= low.take(owner)) & (near.take(record) <= high.take(owner)))
+        owner, record = owner.take(places), record.take(places)
+        if question.narrows:
+            places = self._narrowed(frontier, owner, record, question)
             owner, record = owner.take(places), record.take(places)
-            if question.narrows:
-                places = self._narrowed(frontier, owner, record, question)
-                owner, record = owner.take(places), record.take(places)
         return self._reached(frontier.row.take(owner), record, frontier, owner)
 
     def _narrowed(self, frontier: Frontier, owner: Array, record: Array, question: Question) -> Array:
