@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -63,6 +63,9 @@ class Straight:
 @dataclass(frozen=True)
 class Euclidean:
     """The straight distance, sqrt(sum (x_i - y_i)²)."""
+
+    known_as: ClassVar[str] = "euclidean"
+    """What SciPy and scikit-learn call it."""
 
     def fitted(self, points: Array, seed: int) -> Fitted:
         return Fitted(Straight(), _unchanged, relative=4e-16 * (points.shape[1] + 8))
