@@ -13,7 +13,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from .conflicts import Arrivals, Edges
+from .conflicts import Arrivals, Edges, Strategy
 from .copying import COLUMNS, Items, Places, placed
 from .growing import Array
 from .independent import draws, independent
@@ -45,7 +45,7 @@ class Batch:
     copy_ms: float = 0.0
 
 
-def attach(pool: Pool, root: int, items: Items, fitted: Fitted, conflict: object, seed: int) -> tuple[int, Batch]:
+def attach(pool: Pool, root: int, items: Items, fitted: Fitted, conflict: Strategy, seed: int) -> tuple[int, Batch]:
     """Hang items into a version of a tree: the record of the new version's root, and what it took.
 
     Arguments:
@@ -58,7 +58,7 @@ def attach(pool: Pool, root: int, items: Items, fitted: Fitted, conflict: object
     gap, way = parents(walker, items.floor)
     clock.append(time.perf_counter())
     level = np.maximum(levels_over(gap), items.floor + 1) - 1
-    edges: Edges = conflict(Arrivals(walker, level, way))  # type: ignore[operator]
+    edges: Edges = conflict(Arrivals(walker, level, way))
     clock.append(time.perf_counter())
     places = settled(items, level, gap, edges, seed)
     clock.append(time.perf_counter())

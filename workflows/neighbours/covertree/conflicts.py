@@ -6,6 +6,7 @@ strategy is called with `Arrivals` and gives the edges of that graph.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,6 +46,9 @@ class Arrivals:
     walker: Walker
     level: Array
     way: Way
+
+
+Strategy = Callable[[Arrivals], Edges]
 
 
 @dataclass(frozen=True)

@@ -51,13 +51,21 @@ class Metric(Protocol):
         ...
 
 
+UNROLLED = 16
+"""Dimensions up to which a sum of squares is written out."""
+
+
 @dataclass(frozen=True)
 class Straight:
     """The form of `Euclidean`."""
 
     def __call__(self, left: Any, right: Any) -> Any:
-        difference = left - right
-        return jnp.sqrt(jnp.sum(difference * difference, axis=-1))
+        if left.shape[-1] > UNROLLED:
+            difference = left - right
+            return jnp.sqrt(jnp.sum(difference * difference, axis=-1))
+        # Written out, it is done for many pairs at once: XLA does not do so with short sums.
+        differences = [left[..., place] - right[..., place] for place in range(left.shape[-1])]
+        return jnp.sqrt(sum(difference * difference for difference in differences))
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from .attach import Batch, attach
+from .conflicts import Strategy
 from .copying import COLUMNS, FLOOR, Items, renamed, written
 from .growing import Array
 from .metrics import Fitted
@@ -18,7 +19,7 @@ from .walk import Walker
 
 
 def removed(
-    pool: Pool, root: int, numbers: Array, fitted: Fitted, conflict: object, seed: int
+    pool: Pool, root: int, numbers: Array, fitted: Fitted, conflict: Strategy, seed: int
 ) -> tuple[int, list[Batch]]:
     """A version without some of its points: its root, and what each batch of hanging again took.
 

@@ -110,6 +110,7 @@ class Walker:
                 if not len(found):
                     continue
                 question.see(found)
+                found = found.only(np.flatnonzero(self.pool.records["count"].take(found.record)))
                 if later is not None:
                     inside = found.distance <= self.pool.records["radius"].take(found.record)
                     later.append(found.only(np.flatnonzero(~inside)))
@@ -128,12 +129,12 @@ class Walker:
         return gap - radius - slack, gap + radius + slack
 
     def _open(self, frontier: Frontier, question: Question) -> tuple[Frontier, Array]:
-        """Nodes that have descendants which may matter, and the bounds of their questions."""
+        """Those of some inner nodes whose descendants may matter, and the bounds of their questions."""
         records = self.pool.records
         bound = question.bound(frontier.row, frontier.record)
         radius = records["radius"].take(frontier.record)
         low = frontier.distance - radius - self.slack(frontier.distance + radius)
-        keep = np.flatnonzero((low <= bound) & (records["count"].take(frontier.record) > 0))
+        keep = np.flatnonzero(low <= bound)
         return frontier.only(keep), bound[keep]
 
     def _pieces(self, frontier: Frontier, bound: Array) -> Iterator[tuple[Frontier, Array]]:
