@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -331,3 +333,11 @@ def test_parts_are_plug_ins(cloud):
     assert refusal.value.hint == "did you mean 'levels'?"
     with pytest.raises(PluginError, match="conflicts: there is no 'dens'"):
         build(cloud, conflict="dens")
+
+
+def test_the_example_of_the_page_runs(cloud):
+    page = (Path(__file__).parents[2] / "workflows" / "neighbours" / "README.md").read_text()
+    names = {"points": cloud[:200], "queries": cloud[200:240]}
+    exec(re.search(r"```python\n(.*?)```", page, re.DOTALL).group(1), names)
+    assert len(names["less"]) == 248 and names["numbers"].shape == (40, 10)
+    assert names["vecchia"].predecessors([20], 20)[0].tolist() != [[-1] * 20]
