@@ -81,6 +81,13 @@ FAMILIES = (
     Family("kernels", "how particles move: `kernel: {use: NAME}`", options=("kernel",), far=True),
     Family("fitness", "what is sampled: `target: {use: NAME}`", options=("target", "fitness"), far=True),
     Family("metrics", "how far two things are apart: `metric: {use: NAME}`", options=("metric",), far=True),
+    Family("traversals", "how an index is searched: `traversal: {use: NAME}`", options=("traversal",), far=True),
+    Family(
+        "conflicts",
+        "which points cannot enter an index together: `conflict: {use: NAME}`",
+        options=("conflict",),
+        far=True,
+    ),
     Family("encodings", "how a value that is no number is recorded: `encodings = {OUTPUT: NAME}`", _encoding, far=True),
     Family("strategies", "what a search asks for next: `search.strategy.use: NAME`"),
     Family("reducers", "what all trials come to: `reduce: {use: NAME}`", options=("reduce",), far=True),
