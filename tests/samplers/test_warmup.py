@@ -80,7 +80,7 @@ def test_a_warm_up_cut_in_pieces_and_put_on_disk_is_the_same(make, tmp_path):
     for first, last in ((0, 7), (7, 33), (33, 60)):
         state = program.adapt(1, words, {}, state, first, last)
         inputs = Inputs(1, words, {}, np.ones(3, bool))
-        carried = Carried(inputs, 3, [(0, state)], np.zeros(3, np.uint8), {})
+        carried = Carried(inputs, 3, [(np.arange(3), state)], np.zeros(3, np.uint8), {})
         checkpoints.save(tmp_path / "state", checkpoint(carried), {})
         ((_, state),) = restored(checkpoints.load(tmp_path / "state").arrays, {}, inputs, program).slices
     for one, other in zip(jax.tree.leaves(whole), jax.tree.leaves(state), strict=True):

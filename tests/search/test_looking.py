@@ -364,7 +364,9 @@ def test_who_carries_on_goes_by_it(watched: Watching, tmp_path: Path) -> None:
     searching.begin(_Board(), notes.append)  # type: ignore[arg-type]
     told = searching._know.told()
     trials = found.trials
-    assert sorted(told.scores[:, 0]) == sorted(trials.score[trials.outcome == "ok"])  # who failed may be tried again
+    # Who was given up scores infinitely much.
+    ended = trials[trials.outcome.isin(["ok", "raised"])]
+    assert sorted(told.scores[:, 0]) == sorted(ended.score.where(ended.outcome == "ok", np.inf))
     assert searching.change({"loss": {"priority": 0}})["why"].startswith("objectives.loss.priority: 0 is not above 0")
     assert searching.change({"cost": {"group": 1}}) == {"done": True, "objectives": notes[-1]["objectives"]}
     anew = searching._know.told()
@@ -470,7 +472,7 @@ def test_others_count_what_was_asked_for(stopped: Path, capsys: pytest.CaptureFi
     with pytest.raises(ConfigError, match="is a search"):
         api.shrink(root, where="x > 1")
     waiting = run.search.status["waiting"]
-    assert api.cancel(root)["trials"] >= waiting > 0
+    assert api.cancel(root)["trials"] >= waiting  # how many were waiting when it stopped is a matter of luck
     assert (staffa.attach(root).search.trials.outcome != "missing").all()
 
 
