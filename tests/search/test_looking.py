@@ -472,7 +472,7 @@ def test_others_count_what_was_asked_for(stopped: Path, capsys: pytest.CaptureFi
     with pytest.raises(ConfigError, match="is a search"):
         api.shrink(root, where="x > 1")
     waiting = run.search.status["waiting"]
-    assert api.cancel(root)["trials"] >= waiting  # how many were waiting when it stopped is a matter of luck
+    assert api.cancel(root)["trials"] >= waiting > 0
     assert (staffa.attach(root).search.trials.outcome != "missing").all()
 
 

@@ -263,6 +263,7 @@ def test_the_smoke_profile_runs_and_answers(tmp_path, workers):
     assert school["n"].tolist() == [8]
 
 
+@pytest.mark.soak
 def test_particles_find_the_same_posteriors(tmp_path, workers, fully_compiled):
     """smc.yaml, eight schools and the outbreak: tempered from the prior, with a smaller population."""
     campaign = staffa.load(
