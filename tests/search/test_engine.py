@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import random
 import re
 import shutil
 import subprocess
@@ -21,9 +23,11 @@ import staffa
 from here import one_worker
 from staffa import api
 from staffa.errors import ConfigError, StaffaError
+from staffa.execution import refilling
+from staffa.execution.board import Board, Retries
 from staffa.execution.prepare import load_plan, open_stores
 from staffa.search.client import Client
-from staffa.storage.ledger import history
+from staffa.storage.ledger import fold, history
 from staffa.storage.workspace import Workspace
 from staffa.trial import Outcome
 
@@ -241,6 +245,31 @@ def _done(root: Path) -> list[dict[str, Any]]:
 
 def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
+
+
+def test_a_full_disk_makes_nobody_stand_twice_in_the_list(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "v1.0_plain"
+    shutil.copytree(finished, root)
+    workspace = Workspace(root)
+    plan = load_plan(workspace)
+    config = staffa.load(root / "campaign.yaml").declaration.campaign
+    books, stores = fold(history(workspace)), open_stores(workspace, plan)
+    searching = refilling.refill_of(workspace, config, plan, stores, books)
+    searching.begin(Board(plan, Retries(), time.time, random.Random(0)), lambda event: None)
+    workspace.trials(0).unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(refilling, "write_roster", full)
+        with pytest.raises(OSError):
+            searching.close()
+    searching.tick(time.time())
+    names = pq.read_table(workspace.trials(0))["trial"].to_pylist()
+    assert len(names) == len(set(names)) == 90
+
+
+def full(*_: Any) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_it_grows_by_trials_and_into_another_space(finished: Path, tmp_path: Path) -> None:

@@ -232,7 +232,8 @@ class Searching:
         if not asked:
             return
         names = self.asking.domain.names
-        columns = {name: _column([value for one in asked.values() for value in one["points"][name]]) for name in names}
+        values = {name: [value for one in asked.values() for value in one["points"][name]] for name in names}
+        columns = {name: value_column(own) for name, own in values.items()}
         replicates = [n for one in asked.values() for n in (one["replicates"] or [0] * len(one["points"][names[0]]))]
         points, rows = _coordinates(self.asking.domain, columns), self.asking.rows(columns, replicates)
         base = self.asking.rows(columns).digests if any(replicates) else rows.digests
@@ -285,7 +286,7 @@ class Searching:
         known = {**{name: np.array([value] * count) for name, value in static.items()}, **columns}
         if any(name not in known for name in names):
             return None
-        return {name: _column(known[name].tolist()) for name in names}
+        return {name: value_column(known[name].tolist()) for name in names}
 
     def _take(self, batch: Batch, seat: Seat) -> None:
         group, number = batch
@@ -327,7 +328,8 @@ class Searching:
         told, places = self._know.told(), [self._place() for _ in range(count)]
         for first, length in _runs(places):
             columns = self._fresh.suggest(first, length, told)
-            groups = self.asking.rows(columns).group.tolist()
+            # A batch's trials are made when it is seated; before, only where there is a choice.
+            groups = self.asking.rows(columns).group.tolist() if len(self.plan.groups) > 1 else [0] * length
             for row, group in enumerate(groups):
                 one = {name: values[row : row + 1] for name, values in columns.items()}
                 self._asked[group].append((first + row, one))
@@ -489,30 +491,34 @@ class _RosterFile:
         self._pieces |= {name: [] for name, _ in plan.parameters}
         self._sizes = [group.batch for group in plan.groups]
         self._new: list[tuple[Batch, Seat]] = []
+        self._changed = False
+        """Whether the pieces have more than the file: a full disk may have kept it from being written."""
         self._due = 0.0
 
     def add(self, batch: Batch, seat: Seat) -> None:
         self._new.append((batch, seat))
 
     def tick(self, now: float) -> None:
-        if self._new and now >= self._due:
+        if (self._new or self._changed) and now >= self._due:
             began = time.monotonic()
             self.write()
             self._due = now + max(ROSTER_SECONDS, (time.monotonic() - began) / ROSTER_SHARE)
 
     def write(self) -> None:
-        if not self._new:
-            return
         # Those that were read from a journal share their rows: their columns are made once.
         for _, own in groupby(self._new, lambda one: id(one[1].rows)):
             self._enter(list(own))
+            self._changed = True
+        self._new.clear()
+        if not self._changed:
+            return
         whole = {name: _joined(pieces) for name, pieces in self._pieces.items()}
         for name, values in whole.items():
             self._pieces[name] = [values]
         columns = {name: ("int", whole[name]) for name in ("group", "row", "replicate")}
         columns |= {name: (kind, whole[name]) for name, kind in self._parameters}
         write_roster(self._path, whole["digest"], columns)
-        self._new.clear()
+        self._changed = False
 
     def _enter(self, seated: list[tuple[Batch, Seat]]) -> None:
         rows, at = seated[0][1].rows, np.concatenate([seat.at for _, seat in seated])
@@ -532,7 +538,7 @@ def _joined(pieces: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
     return np.concatenate(pieces)
 
 
-def _column(values: list[Any]) -> npt.NDArray[Any]:
+def value_column(values: list[Any]) -> npt.NDArray[Any]:
     """Values of a parameter, texts as objects."""
     return np.array(values, object) if values and isinstance(values[0], str) else np.array(values)
 

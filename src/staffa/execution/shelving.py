@@ -21,7 +21,7 @@ from staffa.campaign.plan import Plan
 from staffa.errors import ConfigError
 from staffa.execution.board import Batch, Board, Retries
 from staffa.execution.exempt import named
-from staffa.execution.refilling import ROSTER_SHARE, Searching, refill_of
+from staffa.execution.refilling import ROSTER_SHARE, Searching, refill_of, value_column
 from staffa.execution.takeover import unheard
 from staffa.execution.tally import batch_counts, counted, word_counts
 from staffa.search.answers import Record
@@ -170,7 +170,7 @@ class Shelf:
         self._searching.write_seats()
         if self._begun_with is None:
             domain = self._searching.asking.domain
-            columns = {name: _column([record.params[name] for record in records]) for name in domain.names}
+            columns = {name: value_column([record.params[name] for record in records]) for name in domain.names}
             places = tuple(record.trial for record in records)
             self._begun_with = self._searching.seat(self._group, places, columns)
         self._fill(self._begun_with, records)
@@ -260,7 +260,3 @@ def _outcome(record: Record) -> Outcome:
         told = record.objectives.values()
         return Outcome.NAN if any(value is None or value != value for value in told) else Outcome.OK
     return Outcome.CANCELLED if record.state == "cancelled" else Outcome.RAISED
-
-
-def _column(values: list[Any]) -> Any:
-    return np.array(values, object if isinstance(values[0], str) else None)
