@@ -274,6 +274,14 @@ def test_a_twin_whose_batch_nobody_heard_of_is_told(of_mixed: Any) -> None:
     assert len(noted(place)) == sum(event["outcomes"].values())
 
 
+def test_a_batch_that_is_written_before_its_issue_is_heard_of_is_told_whole(of_mixed: Any) -> None:
+    place, events = of_mixed
+    issued = next(event for event in events if event["event"] == "batch_issued" and not event.get("lanes"))
+    settled = next(event for event in events if event["event"] == "batch_settled" and event["batch"] == issued["batch"])
+    assert told(place, "pre_trial", "hooks.py:note", [issued]) == []
+    assert len(noted(place)) == sum(settled["outcomes"].values())
+
+
 def test_trials_handed_out(of_mixed: Any) -> None:
     place, events = of_mixed
     issued = next(event for event in events if event["event"] == "batch_issued")

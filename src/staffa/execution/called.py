@@ -112,10 +112,11 @@ class Trials:
         every = range(len(status))
         if event.get("lanes"):
             asked = unspan(event["lanes"])
-        elif self._settled:
-            asked = [lane for lane in every if lane not in told] if event.get("duplicate") else list(every)
+        elif self._settled and event.get("duplicate"):
+            asked = [lane for lane in every if lane not in told]
         else:
-            asked = [lane for lane in every if status[lane] == Outcome.MISSING]
+            # Never what has no data *now*: of a fast batch it may all be there before this is heard.
+            asked = list(every)
         told.update(asked)
         return [lane for lane in asked if lane < len(status)]
 
