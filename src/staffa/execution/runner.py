@@ -144,22 +144,34 @@ class Runner:
                 self.pool.client.unsubscribe_topic(TOPIC)
             if self.stop.reason == HANDOVER:
                 self.pool.keep()
-            for flight in self.flights.values():
-                with contextlib.suppress(Exception):
-                    flight.future.cancel()
+            self._let_go()
 
     def seal(self) -> Ended:
         """Seal what is ripe and end; no batch is issued."""
         self._take_over()
         self.sealing.ask(())
         self.stop.reason = CONSOLIDATED
+        try:
+            self._drain()
+            self.chronicle.insist(self._closed)
+            while self.stop.reason == CONSOLIDATED and self.sealing.apply(self.board.sealing):
+                self._drain()
+            return self._ended("finished")
+        finally:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Dask is to forget what is in flight: the next run's tasks may be called the same."""
+        for flight in self.flights.values():
+            with contextlib.suppress(Exception):
+                flight.future.cancel()
+
+    def _drain(self) -> None:
         while self.flights or self.sealing.queue:
             self._poll()
             self._seal()
             self._listen()
             self._tick()
-        self.chronicle.insist(self._closed)
-        return self._ended("finished")
 
     def _closed(self) -> None:
         """Write what is said of all parts together."""
@@ -218,7 +230,8 @@ class Runner:
             late = self.stop.leave_at is not None and self.clock() > self.stop.leave_at
             return late or not self.flights
         idle = self.board.finished and not (self.flights or self._unseen or self.sealing.queue or self.wishes.pending)
-        return idle and not (self.sealing.due.every != "off" and self.sealing.ask(self.board.sealing))
+        flying, seals = self.board.sealing, idle and self.sealing.due.every != "off"
+        return idle and not (seals and (self.sealing.ask(flying) or self.sealing.apply(flying)))
 
     def _poll(self) -> None:
         now = self.clock()
@@ -490,6 +503,7 @@ class Runner:
 
     def _failed(self, flight: Flight, error: BaseException | None) -> None:
         """The machinery failed: a full disk is waited for, anything else is tried again a few times."""
+        flight.future.release()  # whoever holds on to the error holds this frame; Dask is not to keep the task's fate
         full = isinstance(error, OSError) and error.errno in DISK
         if full:
             self.chronicle.pause(f"{error}")

@@ -37,6 +37,25 @@ class Reducer(Protocol):
         """What is stored in the end."""
 
 
+@runtime_checkable
+class Applier(Reducer, Protocol):
+    """A reducer that, in the end, has something to say of each trial: a table of its own in the archive."""
+
+    applies: str
+    """The table its rows are parallel to: a ragged output's, or "" for one row a trial."""
+
+    def apply(self, whole: Arrays, outputs: Arrays, params: Arrays) -> Arrays:
+        """Columns of some trials, once all are settled and sealed.
+
+        Arguments:
+        - `whole`: what `finish` returned; with `by:` of the trials' own value.
+        - `outputs`, `params`: as for `map`.
+
+        Returned are arrays by name of column: (trials, own), or those of a ragged output as it is itself,
+        (trials, [chain,] [draw,] room, own).
+        """
+
+
 class Covariance:
     """Mean and covariance of a vector over trials (and chains and draws, as far as it has them).
 
@@ -46,7 +65,8 @@ class Covariance:
     - `of`: outputs (single numbers or arrays), put behind one another as one vector of length n.
     - `within`: take the mean over a trial's chains and draws first, so that the covariance is one of trials.
 
-    Result: `count` (), `mean` (n,), `covariance` (n, n) with count - 1 in the denominator.
+    Result: `count` (), `mean` (n,), `covariance` (n, n) with count - 1 in the denominator, `correlation` (n, n): NaN
+    where an element does not vary.
     """
 
     def __init__(self, of: str | list[str], within: bool = False) -> None:
@@ -68,7 +88,10 @@ class Covariance:
     def finish(self, whole: Arrays) -> Arrays:
         with np.errstate(invalid="ignore", divide="ignore"):
             covariance = whole["products"] / (whole["count"] - 1.0)
-        return {"count": whole["count"], "mean": whole["mean"], "covariance": covariance}
+            deviation = np.sqrt(np.diagonal(covariance))
+            correlation = covariance / np.outer(deviation, deviation)
+        found = {"count": whole["count"], "mean": whole["mean"], "covariance": covariance}
+        return {**found, "correlation": correlation}
 
     def _rows(self, outputs: Arrays, name: str) -> Array:
         """(samples, n) in double precision; all outputs have the same trials, chains and draws."""
