@@ -22,7 +22,7 @@ from staffa.campaign.cost import Cost
 from staffa.campaign.declared import Offered
 from staffa.campaign.domain import Domain
 from staffa.campaign.identity import FREE, is_free, run_facts
-from staffa.campaign.inputs import Inputs, check_filled, names_in, without
+from staffa.campaign.inputs import Inputs, check_filled, names_in, paths_of, without
 from staffa.campaign.model import CampaignConfig
 from staffa.campaign.plan import Earlier, Group, Plan, Rows, bytes_per_trial, group_parameters
 from staffa.campaign.qa import check_qa
@@ -33,7 +33,7 @@ from staffa.execution.company import check_company
 from staffa.execution.ensemble import blocks_of
 from staffa.execution.ensemble import check as check_reducers
 from staffa.experiment.external import EXTERNAL
-from staffa.experiment.protocol import Experiment, Sampling, Schema
+from staffa.experiment.protocol import Experiment, Params, Sampling, Schema
 from staffa.experiment.registry import build, offered
 from staffa.rows import array_layout
 from staffa.rows.objective import check_objectives
@@ -115,7 +115,7 @@ def unfolded(declaration: Declaration, earlier: Earlier | None = None, inputs: I
         return (found.vectorize if mode == "auto" else mode), (*always, *own)
 
     def describe(group: Group, first: Mapping[str, Scalar]) -> Schema:
-        return _describe(built(group.experiment), group, first, config, directory)
+        return _describe(built(group.experiment), group, _given(inputs, first), config, directory)
 
     with _located(declaration):
         check_company(declaration)
@@ -326,9 +326,15 @@ def _labels(said: Mapping[str, str]) -> dict[str, str]:
     return {{"unit": "units", "comment": "long_name"}.get(word, word): text for word, text in said.items()}
 
 
-def _describe(
-    experiment: Experiment, group: Group, first: Mapping[str, Scalar], config: Any, directory: Path
-) -> Schema:
+def _given(inputs: Inputs, values: Mapping[str, Scalar]) -> Params:
+    """A trial's parameters, and the files it needs."""
+    try:
+        return Params(values, paths_of(inputs, values))
+    except (ValueError, TypeError):
+        return Params(values)  # a template that cannot be filled is refused by its name, once all trials are known
+
+
+def _describe(experiment: Experiment, group: Group, first: Params, config: Any, directory: Path) -> Schema:
     sampling = sampling_of(config)
     if group.vectorize == "off":
         from staffa.experiment.simulate import pilot
