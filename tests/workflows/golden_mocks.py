@@ -4,8 +4,8 @@
 
 One halo after another, one galaxy after another, in double precision; recorded in single. It shares nothing with the
 workflow but the packages diffmah and diffstar (and `jax.random`, whose draws are part of what a mock is). A request is
-{"options": {…}, "mocks": [{"phase": 3000, "redshift": 0.5, "key": [1, 2]}, …]}; the answer has an array `<number>/<column>`
-for each column of each mock.
+{"options": {…}, "mocks": [{"phase": 3000, "redshift": 0.5, "key": [1, 2]}, …]}; the answer has an array
+`<number>/<column>` for each column of each mock.
 """
 
 import json

@@ -156,7 +156,9 @@ class _File:
             raise self.refused("there is no such file")
         suffix = self.path.suffix.lower()
         if suffix not in (*HDF5, *ASDF):
-            raise self.refused(f"{suffix or 'no suffix'!r} is no kind of catalogue", f"known: {', '.join((*HDF5, *ASDF))}")
+            raise self.refused(
+                f"{suffix or 'no suffix'!r} is no kind of catalogue", f"known: {', '.join((*HDF5, *ASDF))}"
+            )
         kind, opener = ("HDF5", _hdf5) if suffix in HDF5 else ("ASDF", _asdf)
         try:
             with opener(self.path) as node:
