@@ -8,9 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import h5py
 import jax
 import numpy as np
 import pytest
+from mocks.export import exported
 
 import staffa
 
@@ -81,6 +83,21 @@ def test_mocks_are_those_of_the_script_byte_for_byte(run, golden):
                 assert recorded.tobytes() == expected[name].tobytes(), (name, differ[:5], recorded[differ[:5]])
         galaxies += int(mock.n_galaxies)
     assert galaxies > 500
+
+
+def test_exported_files_hold_what_the_script_made(run, golden, tmp_path):
+    assert exported(run.root, tmp_path)["written"] == 4
+    assert sorted(path.name for path in tmp_path.iterdir())[:2] == [
+        f"mock_Planck18_ph3000_z{redshift}.hdf5" for redshift in ("0.500", "2.000")
+    ]
+    for path in tmp_path.iterdir():
+        with h5py.File(path) as file:
+            expected = golden[file.attrs["trial"]]
+            assert (file.attrs["Lbox"], file.attrs["lgmp_min"]) == (OPTIONS["box"], OPTIONS["lgmp_min"])
+            for table in ("halos", "galaxies"):
+                assert len(file[table]) == sum(name.startswith(f"{table}.") for name in expected)
+                for name, column in file[table].items():
+                    assert column[:].tobytes() == expected[f"{table}.{name}"].tobytes(), name
 
 
 def test_mocks_have_all_there_is_to_compare(golden):

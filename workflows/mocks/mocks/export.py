@@ -211,7 +211,7 @@ class _Stream:
         self._open: list[pyarrow.RecordBatch] = []
 
     def take(self, trial: str, rows: int) -> dict[str, Row]:
-        """The columns of a trial, without the table's name. Rows of a trial stand together, trials as those of draws."""
+        """The columns of a trial, without the table's name. Its rows stand together, trials as in draws."""
         import pyarrow as pa
 
         while sum(batch.num_rows for batch in self._open) < rows:
@@ -251,7 +251,7 @@ def _science(results: Results) -> dict[str, Any]:
 
     code = results.workspace.code
     block = load_frozen(results.workspace.frozen, directory=code).campaign.experiment
-    settings = build(block, code).settings
+    settings = build(dict(block), code).settings
     return {"box": settings.box, "lgmp_min": settings.lgmp_min, "cosmology": settings.cosmology.name}
 
 
