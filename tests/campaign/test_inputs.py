@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from staffa.campaign.inputs import Inputs, check_filled, fields, missing_of, names_in, without
+from staffa.campaign.inputs import Inputs, check_filled, fields, missing_of, names_in, paths_of, without
 from staffa.campaign.model import CampaignConfig
 from staffa.errors import ConfigError
 
@@ -118,6 +118,7 @@ def test_relative_templates_begin_beside_the_campaign_file(tmp_path: Path) -> No
     assert missing_of(Inputs(inputs.paths[:1]), {"n": 3}) == []
     assert missing_of(Inputs(inputs.paths[:1]), {"n": 4}) == [str(folder / "4.txt")]
     assert missing_of(inputs, {"n": None}) == []
+    assert paths_of(inputs, {"n": 3}) == [str(folder / "3.txt"), "/nowhere/3.txt"]
 
 
 @pytest.mark.parametrize(

@@ -119,11 +119,15 @@ def without(
     return lacking
 
 
+def paths_of(inputs: Inputs, parameters: Mapping[str, Any]) -> list[str]:
+    """Paths that one trial needs, in the order of the templates."""
+    known = {name: value for name, value in parameters.items() if value is not None}
+    return [_filled(path, known) for path in inputs.paths if known.keys() >= set(fields(path))]
+
+
 def missing_of(inputs: Inputs, parameters: Mapping[str, Any]) -> list[str]:
     """Paths that one trial needs and that are not there."""
-    known = {name: value for name, value in parameters.items() if value is not None}
-    wanted = [_filled(path, known) for path in inputs.paths if known.keys() >= set(fields(path))]
-    return [path for path in wanted if not os.path.exists(path)]  # noqa: PTH110
+    return [path for path in paths_of(inputs, parameters) if not os.path.exists(path)]  # noqa: PTH110
 
 
 def _paths_of(template: str, coded: Mapping[str, tuple[list[Any], Codes]], trials: int) -> tuple[list[str], Codes]:

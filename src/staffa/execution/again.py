@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from staffa.campaign.inputs import paths_of
 from staffa.campaign.plan import Group, Plan
 from staffa.cells import packed, unpacked
 from staffa.errors import StaffaError
@@ -25,7 +26,7 @@ from staffa.execution.bench import spec_of
 from staffa.experiment.backend import backend
 from staffa.experiment.batch import Inputs, Performer, choose_width, unguarded
 from staffa.experiment.perform import Program, Programs, device_dtype
-from staffa.experiment.protocol import Output, Sampling, Schema
+from staffa.experiment.protocol import Output, Params, Sampling, Schema
 from staffa.experiment.simulate import Loop
 from staffa.seeds import KEY_WORDS, key_words
 
@@ -131,8 +132,9 @@ def _looped(plan: Plan, group: Group, job: Job, programs: Programs, code: Path) 
     places = [job.filled.index(lane) for lane in job.lanes]
     columns = {name: job.parameters[name] for name in group.traced}
     params = [{**group.static, **{name: values[place] for name, values in columns.items()}} for place in places]
+    given = [Params(values, paths_of(plan.inputs, values)) for values in params]
     experiment = programs.experiment(spec_of(plan, group), group.experiment, code)
-    loop = Loop(experiment, plan.seed, job.words()[places], params, plan.sampling, _schema(group), code)
+    loop = Loop(experiment, plan.seed, job.words()[places], given, plan.sampling, _schema(group), code)
     loop.run(range(len(places)), unguarded, lambda: None)
     lanes = {}
     for row, lane in enumerate(job.lanes):

@@ -23,7 +23,7 @@ from staffa.campaign.cost import Cost
 from staffa.campaign.declared import Offered
 from staffa.campaign.domain import Domain
 from staffa.campaign.identity import FREE, is_free, run_facts
-from staffa.campaign.inputs import Inputs, check_filled, missing_of, names_in, without
+from staffa.campaign.inputs import Inputs, check_filled, missing_of, names_in, paths_of, without
 from staffa.campaign.model import CampaignConfig
 from staffa.campaign.plan import Earlier, Group, Plan, Rows, bytes_per_trial, group_parameters
 from staffa.campaign.qa import check_qa
@@ -34,7 +34,7 @@ from staffa.execution.company import check_company
 from staffa.execution.ensemble import blocks_of
 from staffa.execution.ensemble import check as check_reducers
 from staffa.experiment.external import EXTERNAL
-from staffa.experiment.protocol import Experiment, Sampling, Schema
+from staffa.experiment.protocol import Experiment, Params, Sampling, Schema
 from staffa.experiment.registry import build, offered
 from staffa.experiment.simulate import Pilots
 from staffa.rows import array_layout
@@ -123,7 +123,7 @@ def unfolded(declaration: Declaration, earlier: Earlier | None = None, inputs: I
 
     def describe(group: Group, trials: Iterable[Mapping[str, Scalar]]) -> Schema:
         if group.vectorize == "off":
-            return pilots(built(group.experiment), _ready_first(trials, inputs))
+            return pilots(built(group.experiment), (_given(inputs, one) for one in _ready_first(trials, inputs)))
         return _describe(built(group.experiment), group, config, directory)
 
     with _located(declaration):
@@ -333,6 +333,14 @@ def group_layout(plan: Plan, group: Group) -> GroupLayout:
 
 def _labels(said: Mapping[str, str]) -> dict[str, str]:
     return {{"unit": "units", "comment": "long_name"}.get(word, word): text for word, text in said.items()}
+
+
+def _given(inputs: Inputs, values: Mapping[str, Scalar]) -> Params:
+    """A trial's parameters, and the files it needs."""
+    try:
+        return Params(values, paths_of(inputs, values))
+    except (ValueError, TypeError):
+        return Params(values)  # a template that cannot be filled is refused by its name, once all trials are known
 
 
 def _describe(experiment: Experiment, group: Group, config: Any, directory: Path) -> Schema:

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from staffa.campaign.inputs import paths_of
 from staffa.cells import blank, packed, unpacked
 from staffa.execution.bench import Bench, Order, bench_errors, bench_of, device_kind, programs, start_mark
 from staffa.execution.gauges import memory
@@ -39,6 +40,7 @@ from staffa.experiment.batch import (
 )
 from staffa.experiment.compiles import compiles
 from staffa.experiment.perform import device_dtype
+from staffa.experiment.protocol import Params
 from staffa.experiment.simulate import Loop
 from staffa.rows import objective
 from staffa.storage import checkpoints
@@ -343,7 +345,8 @@ def loop_of(bench: Bench, order: Order) -> Loop:
     experiment = programs().experiment(bench.spec(group), group.experiment, bench.workspace.code)
     sampling, schema = bench.plan.sampling, bench.schema(group)
     own = _padded(words, group.batch)
-    return Loop(experiment, bench.plan.seed, own, params, sampling, schema, bench.workspace.code)
+    given = [Params(values, paths_of(bench.plan.inputs, values)) for values in params]
+    return Loop(experiment, bench.plan.seed, own, given, sampling, schema, bench.workspace.code)
 
 
 def _begin_loop(bench: Bench, work: Work, wanted: Row) -> Work:

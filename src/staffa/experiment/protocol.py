@@ -128,10 +128,16 @@ class UnknownParameter(KeyError):
 
 
 class Params(Mapping[str, Any]):
-    """The parameters of one trial, read-only: traced scalars, and static Python values."""
+    """The parameters of one trial, read-only: traced scalars, and static Python values.
 
-    def __init__(self, values: Mapping[str, Any]) -> None:
+    Arguments:
+    - `inputs`: the files that the campaign's section `inputs` asks for of this trial, absolute, in the order of its
+      templates. For plain Python (`vectorize = "off"`); a JAX program is one for many trials and opens none.
+    """
+
+    def __init__(self, values: Mapping[str, Any], inputs: Sequence[str] = ()) -> None:
         self._values = dict(values)
+        self.inputs = tuple(inputs)
 
     def __getitem__(self, name: str) -> Any:
         try:

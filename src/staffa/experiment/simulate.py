@@ -122,7 +122,7 @@ def one_trial(
     def key(stream: int, index: int) -> np.random.SeedSequence:
         return np.random.SeedSequence([seed, *map(int, words)], spawn_key=(stream, index))
 
-    values = Params(params)
+    values = params if isinstance(params, Params) else Params(params)
     state = experiment.initialize(key(INITIALIZE, 0), values)
     for index in range(sampling.warmup):
         state = experiment.adapt(key(ADAPT, index), state, values)  # type: ignore[attr-defined]
