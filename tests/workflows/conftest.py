@@ -19,6 +19,7 @@ def _package(folder: Path) -> None:
 
 
 _package(Path(__file__).parents[2] / "workflows" / "neighbours" / "covertree")
+_package(Path(__file__).parents[2] / "workflows" / "mocks" / "mocks")
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -1,0 +1,1 @@
+"""Mock catalogues of galaxies: halos, their growth, subhalos, stars and emission lines, in JAX."""
