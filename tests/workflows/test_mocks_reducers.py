@@ -140,8 +140,8 @@ def test_all_redshifts_of_a_phase_are_one_vector():
     params["replicate"] = np.arange(74)
     with pytest.warns(StaffaWarning):
         assert in_pieces(Joint("x"), {"x": table[keep]}, params, 1)["count"] == 0
-    with pytest.raises(ValueError, match=r"realization: 74 trials of one = 1 at redshift = 0\.2"):
-        in_pieces(Joint("x", "one"), {"x": table[keep]}, {"one": np.ones(74), "redshift": np.full(74, 0.2)}, 1)
+    with pytest.raises(ValueError, match=r"realization: 73 trials of one = 1 at redshift = 0\.2"):
+        in_pieces(Joint("x", "one"), {"x": table[keep]}, {"one": np.ones(74, int), "redshift": np.full(74, 0.2)}, 1)
 
 
 @pytest.mark.parametrize("seed", range(3))

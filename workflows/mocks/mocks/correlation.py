@@ -85,7 +85,7 @@ class Joint:
     def map(self, outputs: Arrays, params: Arrays) -> Arrays:
         rows = vectors(outputs, self.of)
         finite = np.isfinite(rows).all(axis=1)
-        named = {f"name.{name}": np.asarray(params[name])[finite] for name in self.realization}
+        named = {f"name.{name}": _storable(params[name])[finite] for name in self.realization}
         at = np.asarray(params[self.along], np.float64)[finite]
         return {"rows": rows[finite], "at": at, "left_out": np.array((~finite).sum()), **named}
 
@@ -127,3 +127,9 @@ def vectors(outputs: Arrays, names: list[str]) -> Any:
     """Outputs behind one another, (trials, n), in double precision."""
     values = [np.asarray(outputs[name], np.float64) for name in names]
     return np.concatenate([one.reshape(len(one), math.prod(one.shape[1:])) for one in values], axis=1)
+
+
+def _storable(values: Any) -> Any:
+    """Text of a parameter is an array of objects."""
+    found = np.asarray(values)
+    return found.astype(str) if found.dtype.hasobject else found
