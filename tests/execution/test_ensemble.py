@@ -43,6 +43,7 @@ WANTED: dict[str, Any] = {
     "energies": {"use": "histogram", "of": "energy", "low": 0.0, "high": 50.0, "bins": 10},
     "middle": {"use": "quantiles", "of": "heads", "at": [0.5]},
     "largest": {"use": "own.py:Largest"},
+    "apart": {"use": "covariance", "of": "energy", "by": ["kind", "scale"]},
 }
 
 
@@ -78,7 +79,18 @@ def test_what_they_come_to(run: staffa.Run) -> None:
     frame = run.results.draws.to_pandas(["scale", "energy"]).groupby("scale")["energy"].max()
     assert {float(name): float(value) for name, value in found.largest.items()} == pytest.approx(frame.to_dict())
     told = json.loads((run.root / "archive" / "reduced" / "spread.json").read_text())
-    assert told["reducer"]["use"] == "covariance" and len(told["parts"]) > 10
+    assert told["reducer"] == WANTED["spread"] and len(told["parts"]) > 10, "without `by` it is what it always was"
+
+
+def test_apart_by_a_static_and_a_traced_parameter(run: staffa.Run) -> None:
+    found = run.results.reduced.apart
+    frame = run.results.draws.to_pandas(["kind", "scale", "energy"]).dropna()
+    groups = frame.astype({"energy": float}).groupby(["kind", "scale"])["energy"]
+    expected = groups.agg(["count", "mean", "var"])
+    assert list(zip(found["by.kind"].tolist(), found["by.scale"].tolist(), strict=True)) == expected.index.tolist()
+    assert found["count"].tolist() == expected["count"].tolist()
+    np.testing.assert_allclose(found["mean"][:, 0], expected["mean"], rtol=1e-9)
+    np.testing.assert_allclose(found["covariance"][:, 0, 0], expected["var"], rtol=1e-9)
 
 
 def test_sealed_later_they_are_the_same_bytes(run: staffa.Run, tmp_path: Path, workers: Client) -> None:
@@ -101,9 +113,13 @@ def test_who_comes_later_answers_for_what_is_sealed_and_pruned_too(
     staffa.consolidate(root, prune=True, client=workers)
     assert not list((root / "hot").glob("*/*/energy/c.*")), "nothing hot is left to ask"
     late = [f"reduce.{name}={json.dumps(block)}" for name, block in WANTED.items() if name != "spread"]
+    late += ["reduce.one.use=covariance", "reduce.one.of=heads", "reduce.one.by=replicate"]
     staffa.consolidate(root, set=[*late, "reduce.late.use=covariance", "reduce.late.of=energy"], client=workers)
     found, before = staffa.attach(root).results.reduced, run.results.reduced
-    assert list(found) == sorted([*WANTED, "late"])
+    assert list(found) == sorted([*WANTED, "late", "one"])
+    assert found.one["by.replicate"].tolist() == [0] and found.one["covariance"].shape == (1, 1, 1)
+    for word, value in before.apart.items():
+        np.testing.assert_array_equal(found.apart[word], value)
     for word, value in before.spread.items():
         np.testing.assert_array_equal(found.late[word], value)
     told = json.loads((root / "archive" / "reduced" / "late.json").read_text())
@@ -129,6 +145,7 @@ def test_late_ones_that_make_no_sense_are_refused(run: staffa.Run) -> None:
         ({"spread": {"use": "covariance", "of": "enrgy"}}, r"reduce.spread.of: no group records 'enrgy'"),
         ({"spread": {"use": "covariance"}}, r"reduce.spread"),
         ({"bins": {"use": "histogram", "of": "energy", "low": 2.0, "high": 1.0}}, "is not below"),
+        ({"spread": {"use": "covariance", "of": "energy", "by": "scal"}}, r"reduce.spread.by: no.*'scal'\n.*'scale'"),
         ({"half": {"use": "own.py:Half"}}, "Half has no method 'reduce'"),
         ({"a-b": {"use": "covariance", "of": "energy"}}, "reduce"),
     ],

@@ -11,7 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from staffa.errors import PluginError
 from staffa.experiment.ensembles import Covariance, Histogram, Quantiles, Reducer
+from staffa.experiment.splitting import Split
 
 SIZES = st.lists(st.integers(1, 7), min_size=1, max_size=6)
 
@@ -24,9 +26,12 @@ def made(trials: int, seed: int) -> dict[str, Any]:
     }
 
 
-def in_pieces(reducer: Reducer, outputs: dict[str, Any], sizes: list[int]) -> Any:
+def in_pieces(reducer: Reducer, outputs: dict[str, Any], sizes: list[int], params: Any = None) -> Any:
     ends = np.cumsum([0, *sizes])
-    pieces = [reducer.map({name: values[a:b] for name, values in outputs.items()}, {}) for a, b in pairwise(ends)]
+    pieces = [
+        reducer.map(*({name: values[a:b] for name, values in given.items()} for given in (outputs, params or {})))
+        for a, b in pairwise(ends)
+    ]
     return reducer.finish(reduce(reducer.reduce, pieces))
 
 
@@ -40,6 +45,41 @@ def test_covariance(sizes: list[int], seed: int, within: bool) -> None:
     np.testing.assert_allclose(found["mean"], rows.mean(axis=0), rtol=1e-12)
     if len(rows) > 1:
         np.testing.assert_allclose(found["covariance"], np.cov(rows.T), rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(found["correlation"], np.corrcoef(rows.T), rtol=1e-9, atol=1e-9)
+
+
+@given(SIZES, st.integers(0, 2**32 - 1), st.booleans())
+def test_split_by_values_each_comes_to_what_it_would_alone(sizes: list[int], seed: int, text: bool) -> None:
+    outputs, random = made(sum(sizes), seed), np.random.default_rng(seed)
+    params = {"z": random.choice([2.5, 0.5, -1.0], sum(sizes)), "replicate": random.integers(0, 2, sum(sizes))}
+    if text:
+        params["z"] = params["z"].astype(str).astype(object)
+    own = Covariance("x")
+    found = in_pieces(Split("own", own, ("z", "replicate")), outputs, sizes, params)
+    values = sorted(set(zip(params["z"].tolist(), params["replicate"].tolist(), strict=True)))
+    assert list(zip(found["by.z"].tolist(), found["by.replicate"].tolist(), strict=True)) == values
+    for place, (z, replicate) in enumerate(values):
+        rows = (params["z"] == z) & (params["replicate"] == replicate)
+        alone = own.finish(own.map({"x": outputs["x"][rows]}, {}))
+        for name, array in alone.items():
+            np.testing.assert_allclose(found[name][place], array, rtol=1e-9, atol=1e-12)
+
+
+class Uneven:
+    def map(self, outputs: Any, params: Any) -> Any:
+        return {"e": outputs["e"]}
+
+    def reduce(self, one: Any, two: Any) -> Any:
+        return {"e": np.concatenate([one["e"], two["e"]])}
+
+    def finish(self, whole: Any) -> Any:
+        return whole
+
+
+def test_what_values_come_to_has_to_have_one_shape() -> None:
+    outputs, params = {"e": np.zeros(3)}, {"z": np.array([1.0, 2.0, 2.0])}
+    with pytest.raises(PluginError, match=r"reduce.own: 'e' cannot be stacked: of z=1.0 \(1,\).*, of z=2.0 \(2,\)"):
+        in_pieces(Split("own", Uneven(), ("z",)), outputs, [2, 1], params)
 
 
 def test_covariance_of_single_numbers_and_of_one_trial() -> None:

@@ -314,6 +314,11 @@ class ArchiveConfig(Section):
     )
 
 
+def _several(value: Any) -> Any:
+    """`by: redshift` names one."""
+    return (value,) if isinstance(value, str) else value
+
+
 class ReduceConfig(BaseModel):
     """Entry of section `reduce`: a statistic over all trials, and its options."""
 
@@ -321,6 +326,9 @@ class ReduceConfig(BaseModel):
 
     use: str = Field(
         min_length=1, description="The reducer: a plug-in's name, such as covariance, or `model.py:Class`."
+    )
+    by: Annotated[tuple[str, ...], BeforeValidator(_several, json_schema_input_type=str | tuple[str, ...])] = Field(
+        default=(), description="Parameters (and replicate): a result for each of their values, in their order."
     )
 
 

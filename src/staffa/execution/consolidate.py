@@ -89,8 +89,9 @@ class Consolidation:
         """What asking reducers takes that came after a part was sealed; None where all of them have answered."""
         if not self.reducers or not self.sealed.get(part.name):
             return None
-        outputs = {array.name for array in self.stores[part.group].layout.arrays}
-        files = unanswered(self.workspace, self.reducers, outputs, self.sealed[part.name])
+        layout = self.stores[part.group].layout
+        outputs, parameters = [array.name for array in layout.arrays], layout.attributes.get("parameters", ())
+        files = unanswered(self.workspace, self.reducers, outputs, parameters, self.sealed[part.name])
         return replace(self._plain(part, part.name), task="answer", files=tuple(files)) if files else None
 
     def lanes(self, part: Part, batch: int) -> set[int]:

@@ -23,9 +23,10 @@ import numpy as np
 
 from staffa.campaign.model import ReduceConfig
 from staffa.campaign.plan import Plan
-from staffa.errors import PluginError, near
+from staffa.errors import ConfigError, PluginError, near
 from staffa.experiment.ensembles import Arrays, Reducer
 from staffa.experiment.registry import build
+from staffa.experiment.splitting import Split, plain
 from staffa.storage.files import write_aside
 from staffa.storage.tables import Block
 from staffa.storage.workspace import Workspace
@@ -69,7 +70,9 @@ def blocks_in(workspace: Workspace, declared: Mapping[str, ReduceConfig], code: 
 
 
 def _told(name: str, block: Mapping[str, Any], code: str) -> Told:
-    return Told(name, json.dumps(block, sort_keys=True), code if ".py:" in block["use"] else "")
+    # Answers of before there was `by` are those of a block without it.
+    said = {key: value for key, value in block.items() if key != "by" or value}
+    return Told(name, json.dumps(said, sort_keys=True), code if ".py:" in block["use"] else "")
 
 
 @functools.lru_cache(maxsize=8)
@@ -77,19 +80,21 @@ def reducers(blocks: Blocks, code: Path) -> Mapping[str, Reducer]:
     """The objects that the blocks describe."""
     found = {}
     for told in blocks:
-        name = told.name
-        found[name] = build(json.loads(told.text), code, f"reduce.{name}")
-        lacking = [method for method in METHODS if not callable(getattr(found[name], method, None))]
+        name, block = told.name, json.loads(told.text)
+        by = tuple(block.pop("by", ()))
+        made = build(block, code, f"reduce.{name}")
+        lacking = [method for method in METHODS if not callable(getattr(made, method, None))]
         if lacking:
             raise PluginError(
-                f"reduce.{name}.use: {type(found[name]).__name__} has no method {lacking[0]!r}",
+                f"reduce.{name}.use: {type(made).__name__} has no method {lacking[0]!r}",
                 "a reducer has map(outputs, params), reduce(one, two) and finish(whole)",
             )
+        found[name] = Split(name, made, by) if by else made
     return found
 
 
 def check(blocks: Blocks, code: Path, plan: Plan) -> None:
-    """Refuse reducers that cannot be made, or that want outputs that no group records."""
+    """Refuse reducers that cannot be made, or that want outputs that no group records, parameters that none has."""
     outputs = {output.name: output for output in plan.outputs()}
     known = {name for name, output in outputs.items() if not output.encoding}
     for name, reducer in reducers(blocks, code).items():
@@ -99,16 +104,26 @@ def check(blocks: Blocks, code: Path, plan: Plan) -> None:
                 raise PluginError(what, near(wanted, known))
             if wanted not in known:
                 raise PluginError(f"reduce.{name}.of: no group records {wanted!r}", near(wanted, known))
+        _check_by(name, reducer, {"replicate", *(parameter for parameter, _ in plan.parameters)})
+
+
+def _check_by(name: str, reducer: Reducer, known: Collection[str]) -> None:
+    for wanted in _by(reducer):
+        if wanted not in known:
+            raise ConfigError(f"reduce.{name}.by: no parameter is called {wanted!r}", near(wanted, known))
 
 
 def mapped(block: Block, found: Mapping[str, Reducer]) -> dict[str, Arrays]:
-    """What each reducer makes of a batch; nothing of one that wants outputs which its group does not record."""
+    """What each reducer makes of a batch; nothing of one that wants what its group does not record or have.
+
+    Who says which outputs it wants is given those, wherever they come from.
+    """
     params = {**block.parameters, "replicate": block.replicates}
     numbers = {name: values for name, values in block.outputs.items() if block.layouts[name].numeric}
     return {
-        name: _plain(name, reducer.map(numbers, params))
+        name: plain(name, reducer.map(_wanted(reducer, numbers), params))
         for name, reducer in found.items()
-        if _of(reducer) <= numbers.keys()
+        if _able(reducer, numbers, params)
     }
 
 
@@ -117,7 +132,7 @@ def joined(answers: Iterable[Mapping[str, Arrays]], found: Mapping[str, Reducer]
     whole: dict[str, Arrays] = {}
     for answer in answers:
         for name, arrays in answer.items():
-            whole[name] = _plain(name, found[name].reduce(whole[name], arrays)) if name in whole else arrays
+            whole[name] = plain(name, found[name].reduce(whole[name], arrays)) if name in whole else arrays
     return whole
 
 
@@ -129,14 +144,16 @@ def write_part(archive: Path, blocks: Blocks, part: str, answers: Mapping[str, A
         write_aside(path, _bytes(arrays))
 
 
-def unanswered(workspace: Workspace, blocks: Blocks, outputs: Collection[str], parts: Iterable[str]) -> list[str]:
+def unanswered(
+    workspace: Workspace, blocks: Blocks, outputs: Collection[str], parameters: Collection[str], parts: Iterable[str]
+) -> list[str]:
     """Those of some published files that a reducer has not answered for.
 
     Arguments:
-    - `outputs`: what their group records; who wants other outputs has no answer.
+    - `outputs`, `parameters`: what their group records and has; who wants others has no answer.
     """
     found = reducers(blocks, workspace.code)
-    able = [told for told in blocks if _of(found[told.name]) <= set(outputs)]
+    able = [told for told in blocks if _able(found[told.name], outputs, parameters)]
     return [part for part in parts if not all(_part(workspace.archive, told, part).exists() for told in able)]
 
 
@@ -157,7 +174,7 @@ def finish(workspace: Workspace, blocks: Blocks, parts: Sequence[str]) -> None:
         if not there or (beside.exists() and json.loads(beside.read_text()) == told):
             continue
         whole = joined(({name: _read(paths[part])} for part in there), found)[name]
-        write_aside(beside.with_suffix(".npz"), _bytes(_plain(name, found[name].finish(whole))))
+        write_aside(beside.with_suffix(".npz"), _bytes(plain(name, found[name].finish(whole))))
         write_aside(beside, json.dumps(told, indent=1))
 
 
@@ -167,22 +184,24 @@ def _of(reducer: Reducer) -> set[str]:
     return {of} if isinstance(of, str) else set(of)
 
 
+def _wanted(reducer: Reducer, outputs: Arrays) -> Arrays:
+    """What a reducer is given: the outputs it names, or all."""
+    of = _of(reducer)
+    return {name: values for name, values in outputs.items() if name in of or not of}
+
+
+def _by(reducer: Reducer) -> tuple[str, ...]:
+    """Parameters by whose values trials are told apart."""
+    return reducer.by if isinstance(reducer, Split) else ()
+
+
+def _able(reducer: Reducer, outputs: Collection[str], parameters: Collection[str]) -> bool:
+    """Whether trials that have these have all that a reducer wants."""
+    return _of(reducer) <= set(outputs) and set(_by(reducer)) <= set(parameters)
+
+
 def _part(archive: Path, told: Told, part: str) -> Path:
     return archive / "reduced" / told.name / told.identity / f"{part}.npz"
-
-
-def _plain(name: str, arrays: Any) -> Arrays:
-    """Arrays that can be stored without pickling.
-
-    Raises `PluginError` for anything else.
-    """
-    if not isinstance(arrays, Mapping):
-        raise PluginError(f"reduce.{name}: {type(arrays).__name__} is no mapping of names to arrays", "return a dict")
-    found = {str(key): np.asarray(value) for key, value in arrays.items()}
-    for key, value in found.items():
-        if value.dtype.hasobject:
-            raise PluginError(f"reduce.{name}: {key!r} is no array of numbers or text", "return NumPy arrays")
-    return found
 
 
 def _bytes(arrays: Arrays) -> bytes:

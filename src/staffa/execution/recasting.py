@@ -59,12 +59,14 @@ class Taking:
         """The same trials' outputs, as reducers take them, with the parameters of the whole."""
         store, group = self.source.stores[self.group], self.source.plan.groups[self.group]
         arrays = [array for array in store.layout.arrays if array.numeric]
+        own = [name for name in store.layout.attributes.get("parameters", ()) if name != "replicate"]
         readers = {name: _Reader(self.source, self.group, name) for name in {a.table or "draws" for a in arrays}}
         for chosen in self._pieces():
             index = self.source.index[self.group][self.rows[chosen]]
             trials = self.source.roster["trial"].take(pa.array(index)).combine_chunks()
             tables = {name: reader.rows(self.rows[chosen]) for name, reader in readers.items()}
-            columns = {name: self.source.column(name, index) for name in (*group.static, *group.traced)}
+            columns = {name: self.source.column(name, index) for name in own}
+            columns |= {name: np.full(len(chosen), one) for name, one in self.constants.items() if one is not None}
             yield Block(
                 self.names[chosen].astype(str).tolist(),
                 self.replicates[chosen],

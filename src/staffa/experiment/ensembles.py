@@ -46,7 +46,8 @@ class Covariance:
     - `of`: outputs (single numbers or arrays), put behind one another as one vector of length n.
     - `within`: take the mean over a trial's chains and draws first, so that the covariance is one of trials.
 
-    Result: `count` (), `mean` (n,), `covariance` (n, n) with count - 1 in the denominator.
+    Result: `count` (), `mean` (n,), `covariance` (n, n) with count - 1 in the denominator, `correlation` (n, n): NaN
+    where an element does not vary.
     """
 
     def __init__(self, of: str | list[str], within: bool = False) -> None:
@@ -68,7 +69,10 @@ class Covariance:
     def finish(self, whole: Arrays) -> Arrays:
         with np.errstate(invalid="ignore", divide="ignore"):
             covariance = whole["products"] / (whole["count"] - 1.0)
-        return {"count": whole["count"], "mean": whole["mean"], "covariance": covariance}
+            deviation = np.sqrt(np.diagonal(covariance))
+            correlation = covariance / np.outer(deviation, deviation)
+        found = {"count": whole["count"], "mean": whole["mean"], "covariance": covariance}
+        return {**found, "correlation": correlation}
 
     def _rows(self, outputs: Arrays, name: str) -> Array:
         """(samples, n) in double precision; all outputs have the same trials, chains and draws."""
