@@ -74,7 +74,7 @@ class NumberDensity:
     Options:
     - `of`: the column whose largest values are chosen.
     - `density`: wanted galaxies per comoving Mpc^3; a number, or several by name.
-    - `range`: [low, high] of values that can be told apart, `width` of the bins.
+    - `range`: [low, high] of values that can be told apart, `width` of the bins; `table_width` of the table's.
     - `where`: limits, as in `Threshold`: only galaxies within them are chosen from, and counted.
     - `box`, `length`, `shot_noise`: as in `Threshold`.
 
@@ -94,13 +94,17 @@ class NumberDensity:
         density: float | dict[str, float],
         box: float,
         range: tuple[float, float],
-        width: float = 0.001,
+        width: float = 0.0002,
+        table_width: float = 0.02,
         where: dict[str, Any] | None = None,
         length: str = "n_galaxies",
         shot_noise: str | None = None,
     ) -> None:
         self.column, self.boxes = of, Boxes(box, length, shot_noise)
         self.bins, self.where = Bins(*range, width), _limits(where or {})
+        if not table_width >= width:
+            raise ValueError(f"table_width: {table_width} is less than the width of the bins, {width}")
+        self._step = round(table_width / width)
         self.targets = density if isinstance(density, dict) else {"selected": density}
         for name, target in self.targets.items():
             if not 0 < target < np.inf:
@@ -139,8 +143,8 @@ class NumberDensity:
             "reached": reached,
             "threshold": np.where(reached, self.bins.edges[at], np.inf),
             "density": np.where(reached, per_volume[at], 0.0),
-            "edges": self.bins.edges,
-            "cumulative": per_volume,
+            "edges": self.bins.edges[:: self._step],
+            "cumulative": per_volume[:: self._step],
         }
 
     def apply(self, whole: Arrays, outputs: Arrays, params: Arrays) -> dict[str, Any]:
