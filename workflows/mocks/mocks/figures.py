@@ -141,7 +141,7 @@ def clustering(results: Any, power: str = "power", numbers: str = "numbers", red
         upper.legend(ncols=2)
     return drawn, (
         f"Power spectrum of galaxies, {_mocks(found)}. Points: mean with its error (mostly smaller than they are); "
-        "bands: scatter of one mock, at the first and the last redshift; dashed: shot noise V / N, which is in the power. "
+        "bands: scatter of one mock, at the first and the last redshift; dashed: shot noise V / N, which is in it. "
         "Below: what is beyond it, in its units."
     )
 
