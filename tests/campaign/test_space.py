@@ -71,6 +71,14 @@ def test_linspace_and_logspace_include_both_ends():
     assert len(rows({"linspace": {"a": [0, 1, 3], "b": [0, 1, 4]}})) == 12
 
 
+def test_integers_include_both_ends_and_stay_whole():
+    assert rows({"integers": {"a": [-1, 2]}}) == [{"a": value} for value in (-1, 0, 1, 2)]
+    assert [row["a"] for row in rows({"integers": {"a": [3000, 3010, 5]}})] == [3000, 3005, 3010]
+    assert [row["a"] for row in rows({"integers": {"a": [0, 5, 2]}})] == [0, 2, 4]
+    points = Space([{"integers": {"a": [0, 2]}}], 1).expand()
+    assert [(column.type, column.values) for column in points.columns] == [("int", (0, 1, 2))]
+
+
 @pytest.mark.parametrize("kind", ["sobol", "latin", "random"])
 def test_sampled_ranges(kind):
     body = {"plain": [-2, 3], "rate": [1e-4, 1.0, "log"], "count": [1, 4, "int"]}
@@ -407,6 +415,11 @@ def test_selecting_points():
         ({"list": {"a": 1}}, ["space[0].list", "must be a list"]),
         ({"list": [{}]}, ["space[0].list[0] is empty"]),
         ({"list": [{"a": 1}, {"a": None}]}, ["space[0].list[1].a", "None"]),
+        ({"integers": {"a": [3, 1]}}, ["space[0].integers.a", "low must be below high"]),
+        ({"integers": {"a": [0, 2.5]}}, ["space[0].integers.a", "[0, 2.5]", "whole numbers"]),
+        ({"integers": {"a": [0, 9, 0]}}, ["space[0].integers.a", "between 1 and"]),
+        ({"integers": {"a": [0]}}, ["space[0].integers.a", "[low, high, step]"]),
+        ({"integers": {"a": [0, 10**12]}}, ["space[0].integers.a", "between 1 and"]),
         ({"linspace": {"a": [1, 1, 3]}}, ["space[0].linspace.a", "low must be below high"]),
         ({"linspace": {"a": [0, 1]}}, ["space[0].linspace.a", "[0, 1]"]),
         ({"linspace": {"a": [0, 1, 1]}}, ["space[0].linspace.a", "between 2 and"]),

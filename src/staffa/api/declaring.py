@@ -76,7 +76,7 @@ class Campaign:
         - `together`: lists of equal length; the first values are a point, then the second: what pypet's `f_explore`
           takes, and `zip=` says, too.
         - `kind`: `grid={"temperature": [1, 2], "kernel.width": [0.5, 1.0]}` for all combinations; or `list`,
-          `linspace`, `logspace`, `sobol`, `latin`, `random`, `choice`, as in a campaign file.
+          `integers`, `linspace`, `logspace`, `sobol`, `latin`, `random`, `choice`, as in a campaign file.
         - `points`, `when`: as in a campaign file.
 
         Raises `ConfigError` for what cannot be, values out of a declared type or range included; nothing has

@@ -1,6 +1,7 @@
 """The kinds of block: how each turns what was written into factors of the space.
 
     grid, zip, list           values as given
+    integers                  whole numbers, both ends included
     linspace, logspace        values spaced evenly, both ends included
     sobol, latin, random      `points` samples of ranges
     choice                    `points` draws of given values, with replacement
@@ -172,6 +173,25 @@ def _together(given: Sequence[tuple[Axis, list[Scalar]]]) -> Factor:
     return Factor(axes, len(given[0][1]), lambda: [distinct(values) for _, values in given])
 
 
+def _integers(block: Block) -> tuple[Factor, ...]:
+    """All whole numbers between two ends, or every so many."""
+    entries = block.entries("integers: {run: [0, 99]}")
+    return tuple(_counted(block, name, entry) for name, entry in entries.items())
+
+
+def _counted(block: Block, name: str, entry: object) -> Factor:
+    field = block.place(name)
+    parts = check_list(entry, field, "[0, 99]")
+    if len(parts) not in (2, 3):
+        raise ConfigError(f"{field}: {shown(entry)} must be [low, high] or [low, high, step]")
+    low, high = read_ends(parts, field)
+    if not (isinstance(low, int) and isinstance(high, int)):
+        raise ConfigError(f"{field}: {shown(entry)}: the ends must be whole numbers")
+    step = check_count(parts[2], field) if len(parts) == 3 else 1
+    length = check_count((high - low) // step + 1, field)
+    return Factor((Axis(name, field, "int"),), length, lambda: [distinct(list(range(low, high + 1, step)))])
+
+
 def _linspace(block: Block) -> tuple[Factor, ...]:
     """Values evenly spaced between two ends."""
     entries = block.entries("linspace: {temperature: [0.5, 2.0, 4]}")
@@ -279,6 +299,7 @@ KINDS: Mapping[str, Callable[[Block], tuple[Factor, ...]]] = {
     "grid": _grid,
     "zip": _zip,
     "list": _list,
+    "integers": _integers,
     "linspace": _linspace,
     "logspace": _logspace,
     "sobol": _sampled(_sobol_cube),

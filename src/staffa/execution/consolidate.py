@@ -18,11 +18,13 @@ import pyarrow.parquet as pq
 from staffa.campaign.inputs import missing_of
 from staffa.campaign.model import EveryConfig
 from staffa.campaign.plan import Part, Plan
-from staffa.execution.ensemble import Blocks, finish, unanswered
+from staffa.execution.ensemble import Blocks, applies, applying, finish, reducers, unanswered, wholes
 from staffa.execution.reduce import SealOrder
 from staffa.rows import archive_layout, tries_of
 from staffa.storage.archive import Archive, SealedFile, SealedPart, part_of, sealed_names
 from staffa.storage.books import Books, Failure
+from staffa.storage.derived import check_alike, derived, derived_file
+from staffa.storage.derived import described as derived_entry
 from staffa.storage.hot import HotStore
 from staffa.storage.states import standing
 from staffa.storage.workspace import Workspace
@@ -62,6 +64,8 @@ class Consolidation:
         """Part -> names of its published trials files (the part's own, then supplements)."""
         self.held: dict[str, int] = {}
         """Part -> trials in them."""
+        self.wholes: dict[str, str] = {}
+        """Reducers that apply what they found -> name of the answer that stands now; known once all is put together."""
         self._look()
 
     def grow(self, plan: Plan, digest: str) -> None:
@@ -90,9 +94,22 @@ class Consolidation:
         if not self.reducers or not self.sealed.get(part.name):
             return None
         layout = self.stores[part.group].layout
-        outputs, parameters = [array.name for array in layout.arrays], layout.attributes.get("parameters", ())
-        files = unanswered(self.workspace, self.reducers, outputs, parameters, self.sealed[part.name])
-        return replace(self._plain(part, part.name), task="answer", files=tuple(files)) if files else None
+        late, files = unanswered(self.workspace, self.reducers, layout, self.sealed[part.name])
+        return replace(self._plain(part, part.name), task="answer", files=files, reducers=late) if files else None
+
+    def applying(self, part: Part) -> SealOrder | None:
+        """What it takes to apply what reducers found to a part's rows; None where that was done."""
+        lacking = [(name, file) for name, file, path in self._derived(part) if not path.exists()]
+        wholes = tuple((name, self.wholes[name]) for name in dict(lacking))
+        files = tuple(dict.fromkeys(file for _, file in lacking))
+        return replace(self._plain(part, part.name), task="apply", files=files, wholes=wholes) if files else None
+
+    @property
+    def applies(self) -> bool:
+        """Whether there are reducers that apply what they found to the rows of the archive."""
+        return bool(self.reducers) and any(
+            applies(one) is not None for one in reducers(self.reducers, self.workspace.code).values()
+        )
 
     def lanes(self, part: Part, batch: int) -> set[int]:
         """Lanes of a batch of a part that stand in its files."""
@@ -118,8 +135,48 @@ class Consolidation:
         return len(rows["trial"])
 
     def reduced(self) -> None:
-        """Put the reducers' answers to all parts together."""
+        """Put the reducers' answers to all parts together; what others have applied is no table any more."""
         finish(self.workspace, self.reducers, [name for names in self.sealed.values() for name in names])
+        self.wholes = wholes(self.workspace, self.reducers)
+        there = derived(self.workspace.archive, self.archive.tables)
+        gone = there.keys() - {told.name for told in self.reducers}
+        if gone:
+            self.archive.replace({name: {} for name in gone}, self.wholes.values())
+
+    def applied(self, receipts: Mapping[str, Mapping[str, Any]]) -> None:
+        """List what was applied to the rows of all parts, each reducer's table at once, in place of an earlier one's.
+
+        Arguments:
+        - `receipts`: by path files that were described when they were written.
+
+        Raises `PluginError` where columns are not the same everywhere.
+        """
+        archive, there = self.workspace.archive, derived(self.workspace.archive, self.archive.tables)
+        made: dict[str, dict[str, Path]] = {name: {} for name in self.wholes}
+        for part in self.plan.parts:
+            for name, file, path in self._derived(part):
+                made[name][file] = path
+        fresh: dict[str, dict[str, Any]] = {}
+        for name, files in made.items():
+            if files and files != there.get(name) and all(path.exists() for path in files.values()):
+                schemas = [pq.read_schema(path) for path in files.values()]
+                for schema in schemas:
+                    check_alike(name, schemas[0], schema)
+                fresh[name] = {
+                    file: receipts.get(str(path.relative_to(archive))) or derived_entry(archive, path)
+                    for file, path in files.items()
+                }
+        # Whoever was killed may have left what was listed before.
+        self.archive.replace(fresh, self.wholes.values())
+
+    def _derived(self, part: Part) -> Iterator[tuple[str, str, Path]]:
+        """Reducers, sealed files, and where what the one applies to the rows of the other has to stand."""
+        files = self.sealed.get(part.name, ())
+        if not (self.wholes and files):
+            return
+        for name in applying(self.reducers, self.workspace.code, self.stores[part.group].layout):
+            for file in files if name in self.wholes else ():
+                yield name, file, derived_file(self.workspace.archive, name, file, self.wholes[name])
 
     def _list(
         self,

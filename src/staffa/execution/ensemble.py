@@ -20,15 +20,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from staffa.campaign.model import ReduceConfig
 from staffa.campaign.plan import Plan
-from staffa.errors import ConfigError, PluginError, near
+from staffa.errors import ConfigError, PluginError, WorkspaceError, near
 from staffa.experiment.ensembles import Arrays, Reducer
 from staffa.experiment.registry import build
-from staffa.experiment.splitting import Split, plain
+from staffa.experiment.splitting import Split, apply_own, plain
+from staffa.storage.derived import RESERVED
 from staffa.storage.files import write_aside
-from staffa.storage.tables import Block
+from staffa.storage.layouts import GroupLayout
+from staffa.storage.tables import Block, applied_table
 from staffa.storage.workspace import Workspace
 
 METHODS = ("map", "reduce", "finish")
@@ -105,6 +108,8 @@ def check(blocks: Blocks, code: Path, plan: Plan) -> None:
             if wanted not in known:
                 raise PluginError(f"reduce.{name}.of: no group records {wanted!r}", near(wanted, known))
         _check_by(name, reducer, {"replicate", *(parameter for parameter, _ in plan.parameters)})
+        if applies(reducer) is not None:
+            _check_table(name, reducer, plan)
 
 
 def _check_by(name: str, reducer: Reducer, known: Collection[str]) -> None:
@@ -113,13 +118,34 @@ def _check_by(name: str, reducer: Reducer, known: Collection[str]) -> None:
             raise ConfigError(f"reduce.{name}.by: no parameter is called {wanted!r}", near(wanted, known))
 
 
+def _check_table(name: str, reducer: Reducer, plan: Plan) -> None:
+    tables = {output.table for output in plan.outputs() if output.table}
+    table = applies(reducer)
+    if table and table not in tables:
+        raise PluginError(
+            f"reduce.{name}: it applies to {table!r}, and there is no such table",
+            near(table, tables) or "applies = '' is for one row a trial",
+        )
+    taken = {**dict.fromkeys((*RESERVED, *tables), "a table"), **{one.name: "an output" for one in plan.outputs()}}
+    if name in taken:
+        what = f"reduce.{name}: the table that it makes would be called as {taken[name]} is"
+        raise ConfigError(what, f"another name, such as {name}_reduced")
+
+
+def applies(reducer: Reducer) -> str | None:
+    """The table to whose rows a reducer applies what was found: "" for one row a trial, None for none."""
+    own = reducer.reducer if isinstance(reducer, Split) else reducer
+    if not callable(getattr(own, "apply", None)):
+        return None
+    return str(getattr(own, "applies", ""))
+
+
 def mapped(block: Block, found: Mapping[str, Reducer]) -> dict[str, Arrays]:
     """What each reducer makes of a batch; nothing of one that wants what its group does not record or have.
 
     Who says which outputs it wants is given those, wherever they come from.
     """
-    params = {**block.parameters, "replicate": block.replicates}
-    numbers = {name: values for name, values in block.outputs.items() if block.layouts[name].numeric}
+    params, numbers = _params(block), _numbers(block)
     return {
         name: plain(name, reducer.map(_wanted(reducer, numbers), params))
         for name, reducer in found.items()
@@ -145,16 +171,72 @@ def write_part(archive: Path, blocks: Blocks, part: str, answers: Mapping[str, A
 
 
 def unanswered(
-    workspace: Workspace, blocks: Blocks, outputs: Collection[str], parameters: Collection[str], parts: Iterable[str]
-) -> list[str]:
-    """Those of some published files that a reducer has not answered for.
+    workspace: Workspace, blocks: Blocks, layout: GroupLayout, parts: Collection[str]
+) -> tuple[Blocks, tuple[str, ...]]:
+    """Reducers that have not answered for some published files of a group, and for which.
 
-    Arguments:
-    - `outputs`, `parameters`: what their group records and has; who wants others has no answer.
+    Who wants what the group does not record or have has no answer.
     """
     found = reducers(blocks, workspace.code)
+    outputs, parameters = _known(layout)
     able = [told for told in blocks if _able(found[told.name], outputs, parameters)]
-    return [part for part in parts if not all(_part(workspace.archive, told, part).exists() for told in able)]
+    lacking = [(t, part) for t in able for part in parts if not _part(workspace.archive, t, part).exists()]
+    late = {told.name for told, _ in lacking}
+    files = {part for _, part in lacking}
+    return tuple(told for told in able if told.name in late), tuple(part for part in parts if part in files)
+
+
+def wholes(workspace: Workspace, blocks: Blocks) -> dict[str, str]:
+    """By name of a reducer that applies what was found: the name of the answer that stands now."""
+    found = reducers(blocks, workspace.code)
+    return {
+        told.name: _digest(told, path.read_bytes())
+        for told in blocks
+        if applies(found[told.name]) is not None and (path := workspace.reduced / f"{told.name}.npz").exists()
+    }
+
+
+def whole_of(workspace: Workspace, told: Told, wanted: str) -> Arrays:
+    """The answer of a reducer by its name. Raises `WorkspaceError` where another one stands."""
+    data = (workspace.reduced / f"{told.name}.npz").read_bytes()
+    if _digest(told, data) != wanted:
+        again = f"staffa consolidate {workspace.root}"
+        raise WorkspaceError(f"reduce.{told.name}: its answer was replaced while it was applied", again)
+    with np.load(io.BytesIO(data), allow_pickle=False) as found:
+        return dict(found)
+
+
+def applying(blocks: Blocks, code: Path, layout: GroupLayout) -> list[str]:
+    """Names of the reducers that apply something to rows of a group, which records what they want."""
+    found = reducers(blocks, code)
+    tables = {"", *(array.table for array in layout.arrays)}
+    outputs, parameters = _known(layout)
+    return [
+        name for name, reducer in found.items() if _able(reducer, outputs, parameters) and applies(reducer) in tables
+    ]
+
+
+def wanted(reducers: Iterable[Reducer], layout: GroupLayout) -> set[str]:
+    """Outputs that have to be read for some reducers of a group.
+
+    What they name, or all; and what says how long the rows are that they apply to.
+    """
+    arrays = [array for array in layout.arrays if array.numeric]
+    found: set[str] = set()
+    for reducer in reducers:
+        table = applies(reducer)
+        found |= _of(reducer) or {array.name for array in arrays}
+        found |= {array.length for array in arrays if table and array.table == table}
+    return found
+
+
+def applied(name: str, reducer: Reducer, whole: Arrays, block: Block) -> pa.Table:
+    """What a reducer applies to the rows of a batch. Raises `PluginError` for what is no column of them."""
+    found = apply_own(name, reducer, whole, _wanted(reducer, _numbers(block)), _params(block))
+    try:
+        return applied_table(block, applies(reducer) or "", found)
+    except ValueError as error:
+        raise PluginError(f"reduce.{name}: apply: {error}", "it returns arrays parallel to the rows") from None
 
 
 def finish(workspace: Workspace, blocks: Blocks, parts: Sequence[str]) -> None:
@@ -190,6 +272,14 @@ def _wanted(reducer: Reducer, outputs: Arrays) -> Arrays:
     return {name: values for name, values in outputs.items() if name in of or not of}
 
 
+def _params(block: Block) -> Arrays:
+    return {**block.parameters, "replicate": block.replicates}
+
+
+def _numbers(block: Block) -> Arrays:
+    return {name: values for name, values in block.outputs.items() if block.layouts[name].numeric}
+
+
 def _by(reducer: Reducer) -> tuple[str, ...]:
     """Parameters by whose values trials are told apart."""
     return reducer.by if isinstance(reducer, Split) else ()
@@ -200,8 +290,17 @@ def _able(reducer: Reducer, outputs: Collection[str], parameters: Collection[str
     return _of(reducer) <= set(outputs) and set(_by(reducer)) <= set(parameters)
 
 
+def _known(layout: GroupLayout) -> tuple[Collection[str], Collection[str]]:
+    """Outputs that a group records, and parameters that it has."""
+    return {array.name for array in layout.arrays if array.numeric}, layout.attributes.get("parameters", ())
+
+
 def _part(archive: Path, told: Told, part: str) -> Path:
     return archive / "reduced" / told.name / told.identity / f"{part}.npz"
+
+
+def _digest(told: Told, data: bytes) -> str:
+    return hashlib.sha256(told.identity.encode() + data).hexdigest()[:12]
 
 
 def _bytes(arrays: Arrays) -> bytes:

@@ -46,7 +46,8 @@ def reduce_graph(seal: reduce.SealOrder, segments: int, worker: str | None = Non
     tag = f"{seal.part.replace('part-', 'p')}{again}"
     with _on("archive", worker):
         if seal.task != "seal":
-            return _task({"answer": reduce.answer, "prune": reduce.prune}[seal.task], seal.task, tag, 0, seal)
+            work_of = {"answer": reduce.answer, "prune": reduce.prune, "apply": reduce.apply}
+            return _task(work_of[seal.task], seal.task, tag, 0, seal)
         for batch in range(seal.first, seal.last):
             pieces = [
                 _task(reduce.read, "read", f"{tag}-b{batch}", segment, seal, batch, segment)

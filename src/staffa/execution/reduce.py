@@ -7,7 +7,7 @@ and written with the others as one Parquet file a table. What is damaged is repo
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,10 +17,11 @@ import pyarrow as pa
 
 from staffa import rows
 from staffa.execution import ensemble
-from staffa.execution.bench import Order, bench_of
+from staffa.execution.bench import Order, bench_errors, bench_of
 from staffa.experiment.ensembles import Arrays, Reducer
 from staffa.rows import TRIALS, Piece, Summary, Tries, archive_layout
 from staffa.storage.archive import Archive, SealedRows
+from staffa.storage.derived import derived_file
 from staffa.storage.tables import ArchiveLayout, same_rows
 
 
@@ -40,10 +41,13 @@ class SealOrder:
     tries: tuple[tuple[int, Tries], ...] = ()
     """By batch, what the books say."""
     reducers: ensemble.Blocks = ()
-    task: Literal["seal", "answer", "prune"] = "seal"
-    """Of a part that is sealed already: `answer` asks reducers that came later, `prune` has its shards removed."""
+    task: Literal["seal", "answer", "prune", "apply"] = "seal"
+    """Of a part that is sealed already: `answer` asks reducers that came later, `prune` has its shards removed, `apply`
+    has what reducers found applied to its rows."""
     files: tuple[str, ...] = ()
-    """To answer for: names of published files that lack an answer."""
+    """To answer for, or to apply to: names of published files that lack something."""
+    wholes: tuple[tuple[str, str], ...] = ()
+    """To apply: names of reducers, and of their answers."""
     issue: int = 1
     """How often this run has issued the seal: its tasks are never called like earlier ones."""
 
@@ -116,18 +120,43 @@ def seal(
 
 def answer(order: SealOrder) -> dict[str, Any]:
     """Ask reducers about trials that were sealed before there were such reducers, file by file."""
-    bench = bench_of(order.order(order.first))
-    store, group, layout = bench.store(order.group), bench.group(order.group), _layout(order)
-    archived = rows.Archived(bench.workspace.archive, layout, order.part, group, store)
+    found = _reducers(order)
+    archived = _archived(order, found)
     for file in order.files:
-        there, answers = archived.trials(file), []
-        for batch in range(order.first, order.last):
-            lanes = [lane for lane, trial in enumerate(store.digests(batch)) if trial in there]
-            block = archived.block(batch, lanes)
-            if block is not None:
-                answers.append(ensemble.mapped(block, _reducers(order)))
+        answers = [ensemble.mapped(block, found) for block in archived.blocks(file, range(order.first, order.last))]
         _answer(order, file, answers)
     return {"part": order.part, "answered": list(order.files)}
+
+
+def apply(order: SealOrder) -> dict[str, Any]:
+    """Apply what reducers found to the rows of a part, file by file: a file of each reducer's own table beside each."""
+    bench = bench_of(order.order(order.first))
+    archive = Archive(bench.workspace.archive, _layout(order), bench.plan.compression, bench.plan.level)
+    made: dict[str, dict[str, Any]] = {}
+    with bench_errors():
+        for name, whole in order.wholes:
+            for file in order.files:
+                if not derived_file(archive.path, name, file, whole).exists():
+                    found = archive.derive(name, file, whole, _applied(order, name, whole, file))
+                    made.setdefault(name, {})[file] = asdict(found)
+    return {"part": order.part, "applied": made}
+
+
+def _applied(order: SealOrder, name: str, digest: str, file: str) -> Iterator[pa.Table]:
+    """What a reducer applies to the rows of a file, batch by batch."""
+    told = next(one for one in order.reducers if one.name == name)
+    whole = ensemble.whole_of(bench_of(order.order(order.first)).workspace, told, digest)
+    found = {name: _reducers(order)[name]}
+    for block in _archived(order, found).blocks(file, range(order.first, order.last)):
+        yield ensemble.applied(name, found[name], whole, block)
+
+
+def _archived(order: SealOrder, found: Mapping[str, Reducer]) -> rows.Archived:
+    """What some reducers want of a part's archived rows."""
+    bench = bench_of(order.order(order.first))
+    store = bench.store(order.group)
+    outputs = ensemble.wanted(found.values(), store.layout)
+    return rows.Archived(bench.workspace.archive, order.part, bench.group(order.group), store, outputs)
 
 
 def _answer(order: SealOrder, file: str, answers: Sequence[Mapping[str, Arrays]]) -> None:

@@ -153,13 +153,18 @@ class Runner:
         self._take_over()
         self.sealing.ask(())
         self.stop.reason = CONSOLIDATED
+        self._drain()
+        self.chronicle.insist(self._closed)
+        while self.stop.reason == CONSOLIDATED and self.sealing.apply(self.board.sealing):
+            self._drain()
+        return self._ended("finished")
+
+    def _drain(self) -> None:
         while self.flights or self.sealing.queue:
             self._poll()
             self._seal()
             self._listen()
             self._tick()
-        self.chronicle.insist(self._closed)
-        return self._ended("finished")
 
     def _closed(self) -> None:
         """Write what is said of all parts together."""
@@ -218,7 +223,8 @@ class Runner:
             late = self.stop.leave_at is not None and self.clock() > self.stop.leave_at
             return late or not self.flights
         idle = self.board.finished and not (self.flights or self._unseen or self.sealing.queue or self.wishes.pending)
-        return idle and not (self.sealing.due.every != "off" and self.sealing.ask(self.board.sealing))
+        flying, seals = self.board.sealing, idle and self.sealing.due.every != "off"
+        return idle and not (seals and (self.sealing.ask(flying) or self.sealing.apply(flying)))
 
     def _poll(self) -> None:
         now = self.clock()

@@ -46,6 +46,10 @@ class Sealing:
         """Parts of which no more shards are to be removed."""
         self._answered: set[int] = set()
         """Parts of which every reducer has its answer."""
+        self._applies = False
+        """Whether what reducers found is being applied to the rows of the archive."""
+        self._applied: dict[str, Mapping[str, Any]] = {}
+        """By path the files that came of it, as they will be listed."""
         self._issues: Counter[str] = Counter()
         self._errors: Counter[int] = Counter()
 
@@ -65,6 +69,22 @@ class Sealing:
         ]
         self.queue += fresh
         return bool(fresh)
+
+    def apply(self, flying: Collection[int]) -> bool:
+        """Queue every part to whose rows reducers are still to apply what they found; was there any?
+
+        There is none before all is settled and sealed; once it was done everywhere, what they made is listed.
+        """
+        self._applies = self.archive.applies and all(
+            self.board.ripe(number) and not self._unsealed(number) for number in range(len(self.plan.parts))
+        )
+        if self._applies:
+            self.chronicle.insist(self.archive.reduced)
+            self._applies = self.ask(flying)
+            if not self._applies:
+                self.chronicle.insist(lambda: self.archive.applied(self._applied))
+                self._applied.clear()
+        return self._applies
 
     def look(self, settled: int, now: float, flying: Collection[int]) -> None:
         """Ask for ripe parts if it is time to."""
@@ -114,6 +134,11 @@ class Sealing:
             if self._wanting(number):
                 self.queue.append(number)
             return
+        if "applied" in receipt:
+            self._applied |= {one["path"]: one for files in receipt["applied"].values() for one in files.values()}
+            if self._wanting(number):
+                self.queue.append(number)
+            return
         damaged = receipt.get("damaged")
         if damaged:
             for batch, outputs in damaged.items():
@@ -129,6 +154,7 @@ class Sealing:
         self.chronicle.go_on()
         self._pruned.discard(number)
         self._answered.discard(number)
+        self._applies = False  # of one trial more there is another answer
         if self._wanting(number):
             self.queue.append(number)
 
@@ -156,7 +182,9 @@ class Sealing:
             if answering is not None:
                 return answering
             self._answered.add(number)
-        return self.archive.pruning(part) if self._unpruned(number) else None
+        if self._unpruned(number):
+            return self.archive.pruning(part)
+        return self.archive.applying(part) if self._applies else None
 
     def _unpruned(self, number: int) -> bool:
         """Whether shards of a sealed part are to be removed."""

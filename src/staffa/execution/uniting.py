@@ -219,7 +219,7 @@ def _copied(merger: Merger, archive: Archive, part: Part) -> Iterator[SealedPart
     if part not in first.plan.parts or not _copies(merger, first):
         return
     for name in first.files.get(part.name, ()):
-        files = first.entries[name]
+        files = [entry for entry in first.entries[name] if entry.table in archive.tables]
         for entry in files:
             copied_file(first.workspace.archive / entry.path, archive.path / entry.path, entry)
         for answer in first.workspace.reduced.glob(f"*/*/{name}.npz"):

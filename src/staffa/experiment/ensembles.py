@@ -37,6 +37,25 @@ class Reducer(Protocol):
         """What is stored in the end."""
 
 
+@runtime_checkable
+class Applier(Reducer, Protocol):
+    """A reducer that, in the end, has something to say of each trial: a table of its own in the archive."""
+
+    applies: str
+    """The table its rows are parallel to: a ragged output's, or "" for one row a trial."""
+
+    def apply(self, whole: Arrays, outputs: Arrays, params: Arrays) -> Arrays:
+        """Columns of some trials, once all are settled and sealed.
+
+        Arguments:
+        - `whole`: what `finish` returned; with `by:` of the trials' own value.
+        - `outputs`, `params`: as for `map`.
+
+        Returned are arrays by name of column: (trials, own), or those of a ragged output as it is itself,
+        (trials, [chain,] [draw,] room, own).
+        """
+
+
 class Covariance:
     """Mean and covariance of a vector over trials (and chains and draws, as far as it has them).
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from staffa.errors import PluginError
+from staffa.errors import PluginError, StaffaError
 from staffa.experiment.ensembles import Array, Arrays, Reducer
 from staffa.trial import Scalar
 
@@ -67,6 +67,45 @@ class Split:
         columns = self._columns(list(found))
         return {**self._stacked(found, columns), **columns}
 
+    def apply(self, whole: Arrays, outputs: Arrays, params: Arrays) -> Arrays:
+        """Of each trial what the reducer applies of its own value's whole."""
+        found: dict[str, Array] = {}
+        place = {values: number for number, values in enumerate(self._known(whole))}
+        trials = len(next(iter(params.values())))
+        for values, rows in self._apart(params):
+            if values not in place:
+                raise PluginError(f"reduce.{self.name}: nothing was found of {self._said(values)}")
+            one = {key: array[place[values]] for key, array in whole.items() if not key.startswith(BY)}
+            own = {name: array[rows] for name, array in outputs.items()}
+            given = {name: array[rows] for name, array in params.items()}
+            made = apply_own(self.name, self.reducer, one, own, given)
+            found = self._spread(found, made, rows, trials)
+        return found
+
+    def _known(self, whole: Arrays) -> Iterator[Values]:
+        return zip(*(whole[BY + name].tolist() for name in self.by), strict=True)
+
+    def _spread(self, found: dict[str, Array], made: Arrays, rows: Any, trials: int) -> dict[str, Array]:
+        """Columns of some trials put to those of others, each at its place."""
+        if found and found.keys() != made.keys():
+            names = ", ".join(sorted(found.keys() ^ made.keys()))
+            raise PluginError(f"reduce.{self.name}: apply returns {names} for some values and not for others")
+        if isinstance(rows, slice):
+            return dict(made)
+        for name, array in made.items():
+            if not array.ndim or len(array) != len(rows):
+                raise PluginError(
+                    f"reduce.{self.name}: apply: {name!r} has the shape {array.shape}, of {len(rows)} trials"
+                )
+            known = found.get(name, np.zeros((trials, *array.shape[1:]), array.dtype))
+            if known.shape[1:] != array.shape[1:]:
+                sides = f"{array.shape[1:]} and {known.shape[1:]}"
+                raise PluginError(f"reduce.{self.name}: apply: {name!r} has the shapes {sides} a trial")
+            whole = known.astype(np.result_type(known, array))
+            whole[rows] = array
+            found[name] = whole
+        return found
+
     def _apart(self, params: Arrays) -> Iterator[tuple[Values, Any]]:
         """Each value there is, and where its trials are; all of them as a slice, which takes no copy."""
         columns = [comparable(params[name]) for name in self.by]
@@ -87,13 +126,13 @@ class Split:
         return {**arrays, **self._columns(list(found))}
 
     def _unpacked(self, packed: Arrays) -> dict[Values, dict[str, Array]]:
-        columns = [packed[BY + name].tolist() for name in self.by]
-        found: list[dict[str, Array]] = [{} for _ in columns[0]]
+        values = list(self._known(packed))
+        found: list[dict[str, Array]] = [{} for _ in values]
         for name, array in packed.items():
             place, _, key = name.partition(".")
             if place.isdigit():
                 found[int(place)][key] = array
-        return dict(zip(zip(*columns, strict=True), found, strict=True))
+        return dict(zip(values, found, strict=True))
 
     def _columns(self, values: Sequence[Values]) -> dict[str, Array]:
         return {BY + name: np.array([one[place] for one in values]) for place, name in enumerate(self.by)}
@@ -121,6 +160,19 @@ class Split:
 
     def _said(self, values: Values) -> str:
         return ", ".join(f"{name}={value!r}" for name, value in zip(self.by, values, strict=True))
+
+
+def apply_own(name: str, reducer: Any, whole: Arrays, outputs: Arrays, params: Arrays) -> Arrays:
+    """What a reducer applies to some trials' rows: columns by name.
+
+    Raises `PluginError` for what is no mapping of arrays, and for whatever it raises: trying again would not help.
+    """
+    try:
+        return plain(name, reducer.apply(whole, outputs, params))
+    except (StaffaError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        raise PluginError(f"reduce.{name}: apply raised {type(error).__name__}: {error}") from error
 
 
 def comparable(values: npt.ArrayLike) -> Array:

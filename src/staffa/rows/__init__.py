@@ -6,7 +6,7 @@ flattened and every trial is summarised. What comes out is what stands in the ar
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import reduce
 from pathlib import Path
@@ -162,16 +162,24 @@ class Archived:
 
     Arguments:
     - `part`: its name; supplements are read, too.
+    - `outputs`: only these.
     """
 
-    def __init__(self, archive: Path, layout: ArchiveLayout, part: str, group: Group, store: HotStore) -> None:
+    def __init__(self, archive: Path, part: str, group: Group, store: HotStore, outputs: Collection[str]) -> None:
         self._group, self._store, self._archive = group, store, archive
-        self._rows = {name: SealedRows(archive, name, part, group.partition) for name in ("draws", *layout.tables)}
+        self._arrays = [array for array in store.layout.arrays if array.numeric and array.name in outputs]
+        tables = {array.table or "draws" for array in self._arrays}
+        self._rows = {name: SealedRows(archive, name, part, group.partition) for name in tables}
 
-    def trials(self, file: str) -> set[str]:
-        """The trials in a published file."""
+    def blocks(self, file: str, batches: Iterable[int]) -> Iterator[Block]:
+        """The trials of a published file, batch by batch."""
         path = self._archive / TRIALS / f"{file}.parquet"
-        return set(pq.read_table(path, columns=["trial"])["trial"].to_pylist())
+        there = set(pq.read_table(path, columns=["trial"])["trial"].to_pylist())
+        for batch in batches:
+            lanes = [lane for lane, trial in enumerate(self._store.digests(batch)) if trial in there]
+            block = self.block(batch, lanes)
+            if block is not None:
+                yield block
 
     def block(self, batch: int, lanes: Sequence[int]) -> Block | None:
         """Some lanes of a batch; None for none."""
@@ -180,7 +188,7 @@ class Archived:
         layout, digests = self._store.layout, self._store.digests(batch)
         names = [digests[lane] for lane in lanes]
         rows = {name: found.of(names) for name, found in self._rows.items()}
-        outputs = {a.name: unrolled(rows[a.table or "draws"], names, a, layout) for a in layout.arrays if a.numeric}
+        outputs = {a.name: unrolled(rows[a.table or "draws"], names, a, layout) for a in self._arrays}
         return _block(self._store, self._group, batch, np.array(lanes), outputs, layout.draws)
 
 

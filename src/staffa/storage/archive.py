@@ -13,7 +13,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,9 +25,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from staffa.errors import ConfigError
+from staffa.storage.derived import check_alike, derived_file, unlisted
 from staffa.storage.files import read_json, sync_directory, write_aside
-from staffa.storage.holdings import IDENTITY
-from staffa.storage.tables import ArchiveLayout
+from staffa.storage.holdings import IDENTITY, WHOLE
+from staffa.storage.tables import KEYS, ArchiveLayout
 from staffa.trial import Scalar
 
 PAGE_BYTES = 4 << 20
@@ -71,7 +72,7 @@ class SealedPart:
 
 
 class Archive:
-    """A campaign's archive folder: `seal`, `manifest`, `enter`, `failed`."""
+    """A campaign's archive folder: `seal`, `derive`, `manifest`, `enter`, `replace`, `failed`."""
 
     def __init__(self, path: Path, layout: ArchiveLayout, compression: str = "zstd", level: int = 1) -> None:
         self.path = path
@@ -111,6 +112,49 @@ class Archive:
                 aside.unlink(missing_ok=True)
         return SealedPart(part, trials.num_rows, tuple(files))
 
+    def derive(self, table: str, part: str, whole: str, pieces: Iterable[pa.Table]) -> SealedFile:
+        """Write what was made of the rows of a sealed file, aside, synced, renamed (`staffa.storage.derived`).
+
+        Arguments:
+        - `whole`: names the answer that was applied.
+        - `pieces`: tables of the same columns, one at least; no more than one is in memory.
+
+        Raises `PluginError` for pieces whose columns differ.
+        """
+        pieces = iter(pieces)
+        first = next(pieces)
+        target = derived_file(self.path, table, part, whole)
+        schema = first.schema.with_metadata({WHOLE: whole})
+        aside, _, _, rows = self._write(target, table, schema, _alike(table, first, pieces))
+        try:
+            file = self._described(aside, target, table, rows)
+            aside.rename(target)
+        finally:
+            aside.unlink(missing_ok=True)
+        sync_directory(target.parent)
+        return file
+
+    def replace(self, tables: Mapping[str, Mapping[str, Mapping[str, Any]]], wholes: Collection[str]) -> None:
+        """List the files of some derived tables, by table and sealed file, in place of those that are listed of them.
+
+        All in one step; files that nothing lists are removed then, but for those that were made of `wholes`.
+        """
+        manifest, own = self.manifest(), self.tables
+        before = json.dumps(manifest)
+        for part, said in manifest["parts"].items():
+            kept = [file for file in said["files"] if file["table"] not in tables]
+            said["files"] = [*kept, *(files[part] for files in tables.values() if part in files)]
+        if json.dumps(manifest) != before:
+            write_aside(self.path / "manifest.json", json.dumps(manifest, indent=1))
+        for path in unlisted(self.path, own, manifest["parts"]):
+            if path.stem.rpartition("-")[2] not in wholes:
+                path.unlink(missing_ok=True)
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """What is sealed; other tables in the archive were made of these."""
+        return ("draws", "trials", *self.layout.tables)
+
     def failed(self, table: pa.Table) -> None:
         """Rewrite the list of trials without data, whole."""
         target = self.path / "failed.parquet"
@@ -138,7 +182,8 @@ class Archive:
         aside = target.with_name(f".{target.name}.{os.getpid()}.partial")
         rows = 0
         try:
-            own = schema.with_metadata({IDENTITY: self.layout.identity}) if self.layout.identity else schema
+            about = {**(schema.metadata or {}), **({IDENTITY: self.layout.identity} if self.layout.identity else {})}
+            own = schema.with_metadata(about or None)
             with pq.ParquetWriter(aside, own, **self._options(schema)) as writer:
                 for table in pieces:
                     writer.write_table(table, row_group_size=_rows_together(table))
@@ -159,6 +204,8 @@ class Archive:
         # costs time and is given up half-way.
         # Text and labels repeat themselves, too.
         outputs = {output.name for output in self.layout.outputs if output.numeric}
+        if WHOLE in (schema.metadata or {}):
+            outputs = {field.name for field in schema if field.name not in KEYS}
         words = [field.name for field in schema if field.name not in outputs]
         # Extremes of a list's elements help no reader to skip anything.
         flat = [field.name for field in schema if not pa.types.is_nested(field.type)]
@@ -173,6 +220,13 @@ class Archive:
             while block := file.read(1 << 22):
                 data.update(block)
         return SealedFile(str(target.relative_to(self.path)), name, rows, aside.stat().st_size, data.hexdigest())
+
+
+def _alike(name: str, first: pa.Table, others: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    yield first
+    for one in others:
+        check_alike(name, first.schema, one.schema)
+        yield one
 
 
 class SealedRows:

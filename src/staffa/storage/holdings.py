@@ -26,6 +26,8 @@ READERS = 4
 BLOCK = 1 << 22
 IDENTITY = b"staffa.campaign"
 """Key of a Parquet file's metadata: names the campaign that it is a part of."""
+WHOLE = b"staffa.whole"
+"""… and of one that was made of others: which answer was applied to their rows (`staffa.storage.derived`)."""
 
 GUIDE = """# An archive of sampling experiments
 
@@ -35,6 +37,7 @@ the software that wrote it.
     trials/part-*.parquet                    one row per trial: parameters, outcome, timings, summaries of its outputs
     draws/<column>=<value>/part-*.parquet    one row per trial x chain x draw: parameters and outputs
     <other>/<column>=<value>/part-*.parquet  one row per item of an output whose length differs from draw to draw
+    <other>/part-*-<whole>.parquet           one row per row of such a table, or per trial: made of them afterwards
     failed.parquet                           trials without data: outcome, message, attempts
     manifest.json                            every file with its rows, bytes and SHA-256
     SHA256SUMS                               the same for `sha256sum -c SHA256SUMS`, in a copy
@@ -44,7 +47,8 @@ parameters and replicate in canonical JSON). `chain` and `draw` count from 0. Co
 (`<column>=<value>`) are not repeated inside the files. An output that is an array is a list in row-major order; its
 shape and the names of its axes stand in the column's metadata (`shape`, `dims`). So does what was said of a parameter:
 `unit`, `comment`, the formula it was `derived` by, and as JSON its `range`, `choices` and `annotations`. Null means
-that a trial's group has no such parameter or output. A file is complete if it is there; no row stands twice.
+that a trial's group has no such parameter or output. A file is complete if it is there; no row stands twice. Of
+tables made afterwards those files count that the manifest lists (`<whole>` names the answer they were made of).
 
 In Python: `pyarrow.dataset.dataset("draws", format="parquet", partitioning="hive")`. In DuckDB:
 `from read_parquet('draws/**/*.parquet', hive_partitioning = true)`.
@@ -110,7 +114,9 @@ def examined(archive: Path, *, every: bool = True) -> dict[str, Any]:
         for path in archive.rglob("*.parquet")
         if path.relative_to(archive).parts[0] not in ("metadata", "code")
     )
-    flaws += [{"file": path, "why": "it is not in the manifest"} for path in others if path not in known]
+    # What was made of the rows is listed all at once: what is not listed yet, or no longer, harms nobody.
+    strange = [path for path in others if path not in known and not is_derived(archive / path)]
+    flaws += [{"file": path, "why": "it is not in the manifest"} for path in strange]
     return {
         "archive": str(archive),
         "files": len(entries),
@@ -172,9 +178,10 @@ def copied(archive: Path, to: Path, beside: Mapping[str, Path], tell: Callable[[
     to.mkdir(parents=True, exist_ok=True)
     there = read_json(to / MANIFEST) if (to / MANIFEST).exists() else None
     done = dict(there["parts"]) if isinstance(there, dict) else {}
+    before = {entry.path: entry for entry in listed(to)} if done else {}
     parts = read_json(archive / MANIFEST)["parts"]
     fresh = {part: found for part, found in parts.items() if done.get(part) != found}
-    entries = [entry for entry in listed(archive) if entry.part in fresh]
+    entries = [entry for entry in listed(archive) if entry.part in fresh and before.get(entry.path) != entry]
     size = 0
     for part in fresh:
         for entry in (one for one in entries if one.part == part):
@@ -183,6 +190,9 @@ def copied(archive: Path, to: Path, beside: Mapping[str, Path], tell: Callable[[
             tell(entry)
         done[part] = fresh[part]
         write_aside(to / MANIFEST, _manifest(done))
+    # Tables that were made anew, of another answer, have files of other names.
+    for left in before.keys() - {entry.path for entry in listed(to)} if fresh else ():
+        (to / left).unlink(missing_ok=True)
     for name, path in {"failed.parquet": archive / "failed.parquet", **beside}.items():
         if path.is_file():
             (to / name).parent.mkdir(parents=True, exist_ok=True)
@@ -216,6 +226,14 @@ def copied_file(source: Path, target: Path, entry: Entry) -> None:
     finally:
         partial.unlink(missing_ok=True)
     sync_directory(target.parent)
+
+
+def is_derived(path: Path) -> bool:
+    """Whether a Parquet file says of itself that it was made of others."""
+    try:
+        return WHOLE in (pq.read_schema(path).metadata or {})
+    except (OSError, pa.ArrowException):
+        return False
 
 
 def sha256(path: Path) -> str:

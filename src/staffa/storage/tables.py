@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from dataclasses import field as own
 from typing import Any
 
@@ -28,6 +28,8 @@ _WORDS = np.array([Outcome(c).word if c in set(Outcome) else "" for c in range(2
 
 ARROW = {"bool": pa.bool_(), "int": pa.int64(), "float": pa.float64(), "str": pa.string()}
 
+KEYS = ("trial", "chain", "draw", "item")
+"""Columns that tell rows apart."""
 MOMENTS = ("count", "mean", "sd", "min", "max")
 """Words of the table of trials that come from moments, which merge along the draws."""
 
@@ -155,22 +157,89 @@ def item_table(block: Block, archive: ArchiveLayout, table: str) -> pa.Table:
     schema = archive.items(table)
     if not members:
         return schema.empty_table()
-    chains, draws = _extent(block)
-    counts = _per_draw(block, members[0].length, chains).reshape(-1).astype(np.int64)
-    longest = block.layouts[members[0].name].shape[0]
-    counts = np.clip(counts, 0, longest)
-    per_trial = counts.reshape(block.rows, -1).sum(axis=1)
-    columns = _head_columns(block, archive, per_trial)
-    row = np.repeat(np.arange(len(counts)), counts)
-    columns["chain"] = pa.array(row // draws % chains)
-    columns["draw"] = pa.array(row % draws)
-    inside = np.arange(longest)[None, :] < counts[:, None]
-    columns["item"] = pa.array(np.nonzero(inside)[1].astype(np.int64))
+    items = _items(block, members[0])
+    columns = _head_columns(block, archive, items.per_trial) | items.columns
     for output in (member for member in members if member.name in block.outputs):
-        shape = block.layouts[output.name].shape
-        flat = _per_draw(block, output.name, chains).reshape(-1, longest, *shape[1:])
-        columns[output.name] = column(flat[inside], shape[1:], layout=block.layouts[output.name])
-    return _table(columns, schema, int(counts.sum()))
+        layout = block.layouts[output.name]
+        flat = items.flat(block.outputs[output.name], layout)
+        columns[output.name] = column(flat, layout.shape[1:], layout=layout)
+    return _table(columns, schema, int(items.per_trial.sum()))
+
+
+def applied_table(block: Block, table: str, found: Mapping[str, Row]) -> pa.Table:
+    """Columns that were made of a block: rows parallel to those of a ragged output, or one a trial.
+
+    Arguments:
+    - `table`: the ragged output's; "" for one row a trial.
+    - `found`: by name (trials, own); of a ragged output (trials, [chain,] [draw,] room, own), as it is itself.
+
+    Raises `ValueError` that names the column for other shapes, and for types that have no place in a table.
+    """
+    layout = next((one for one in block.layouts.values() if table and one.table == table), None)
+    lead: tuple[int, ...] = (block.rows,)
+    if layout is not None:
+        chains = (layout.chains,) if layout.chains else ()
+        draws = () if block.draws is None else (block.draws,)
+        lead = (block.rows, *chains, *draws, layout.shape[0])
+    for name, values in found.items():
+        _check_column(name, values, lead)
+    items = None if layout is None else _items(block, layout)
+    per_trial = np.ones(block.rows, np.int64) if items is None else items.per_trial
+    columns = {"trial": digest_column(block.digests, per_trial)} | ({} if items is None else items.columns)
+    fields = [pa.field(name, made.type) for name, made in columns.items()]
+    for name, values in found.items():
+        own = values.shape[len(lead) :]
+        flat = values
+        if items is not None and layout is not None:
+            flat = items.flat(values, replace(layout, shape=values.shape[len(lead) - 1 :]))
+        columns[name] = column(flat, own)
+        kind = columns[name].type
+        fields.append(field(name, kind.value_type if own else kind, own))
+    return pa.Table.from_arrays(list(columns.values()), schema=pa.schema(fields))
+
+
+def _check_column(name: str, values: Row, lead: tuple[int, ...]) -> None:
+    if name in KEYS:
+        raise ValueError(f"{name!r} is a column of every table")
+    if values.shape[: len(lead)] != lead:
+        raise ValueError(f"{name!r} has the shape {values.shape}, which does not begin with {lead}")
+    if values.dtype.kind not in "biufmMU":
+        raise ValueError(f"{name!r} holds {values.dtype}, which is no column of a table")
+
+
+@dataclass(frozen=True)
+class _Items:
+    """The rows of a ragged output's table.
+
+    Arguments:
+    - `per_trial`: (rows,) how many are each trial's.
+    - `inside`: (rows x chains x draws, room) where there is an item.
+    - `columns`: chain, draw and item of each.
+    """
+
+    per_trial: Row
+    inside: Row
+    chains: int
+    columns: dict[str, pa.Array]
+
+    def flat(self, values: Row, layout: ArrayLayout) -> Row:
+        """(items, own) of (rows, [chain,] [draw,] room, own)."""
+        return _drawn_rows(values, layout, self.chains)[self.inside]
+
+
+def _items(block: Block, layout: ArrayLayout) -> _Items:
+    """Only the first `length` items of each draw."""
+    chains, draws = _extent(block)
+    longest = block.layouts[layout.name].shape[0]
+    counts = np.clip(_per_draw(block, layout.length, chains).reshape(-1).astype(np.int64), 0, longest)
+    row = np.repeat(np.arange(len(counts)), counts)
+    inside = np.arange(longest)[None, :] < counts[:, None]
+    columns = {
+        "chain": pa.array(row // draws % chains),
+        "draw": pa.array(row % draws),
+        "item": pa.array(np.nonzero(inside)[1].astype(np.int64)),
+    }
+    return _Items(counts.reshape(block.rows, -1).sum(axis=1), inside, chains, columns)
 
 
 def unrolled(table: pa.Table, trials: Sequence[str], array: ArrayLayout, layout: GroupLayout) -> Row:
@@ -333,7 +402,10 @@ def _drawn(block: Block, name: str, chains: int) -> pa.Array:
 
 def _per_draw(block: Block, name: str, chains: int) -> Row:
     """An output as (rows x chains x draws, own...): repeated over chains where it has none."""
-    values, layout = block.outputs[name], block.layouts[name]
+    return _drawn_rows(block.outputs[name], block.layouts[name], chains)
+
+
+def _drawn_rows(values: Row, layout: ArrayLayout, chains: int) -> Row:
     if not layout.chains and chains > 1:
         values = np.repeat(values[:, None], chains, axis=1)
     return values.reshape(-1, *layout.shape)
@@ -374,7 +446,7 @@ def same_rows(one: pa.Table, two: pa.Table) -> bool:
     """Whether two tables have the same rows, in whatever order, bit for bit: a NaN is equal to itself."""
     if one.num_rows != two.num_rows or set(one.column_names) != set(two.column_names):
         return False
-    keys = [(name, "ascending") for name in ("trial", "chain", "draw", "item") if name in one.column_names]
+    keys = [(name, "ascending") for name in KEYS if name in one.column_names]
     first, second = (table.select(one.column_names).sort_by(keys).combine_chunks() for table in (one, two))
     return all(_same(a, b) for a, b in zip(_columns(first), _columns(second), strict=True))
 

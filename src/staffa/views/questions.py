@@ -150,7 +150,8 @@ def _otherwise(kind: pa.DataType) -> pa.DataType:
 
 def _hive(results: Results, name: str) -> str:
     """How DuckDB is to take the folders' names."""
-    if name in ("trials", "failed") or not results.partition.names:
+    inside = name == "draws" or name in results.ragged
+    if not inside or not results.partition.names:
         return "hive_partitioning = false"
     types = ", ".join(f"{_quoted(field.name)}: {DUCK[field.type]}" for field in results.partition)
     return f"hive_partitioning = true, hive_types = {{{types}}}"

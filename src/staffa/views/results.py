@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from staffa.campaign.plan import Plan
 from staffa.errors import ConfigError, WorkspaceError, near
 from staffa.rows import archive_layout
+from staffa.storage.derived import derived
 from staffa.storage.roster import listed
 from staffa.storage.tables import ARROW
 from staffa.storage.workspace import Workspace
@@ -24,7 +27,7 @@ from staffa.views.names import Names
 from staffa.views.params import Parameters, Params
 from staffa.views.standing import Standing
 from staffa.views.stored import stored_plan
-from staffa.views.table import Failed, Table
+from staffa.views.table import Derived, Failed, Table, sound_files
 from staffa.views.unsealed import Unsealed
 
 if TYPE_CHECKING:
@@ -183,8 +186,30 @@ class Results:
 
     @property
     def tables(self) -> tuple[str, ...]:
-        """Names of all tables: `draws`, `trials`, `failed`, and one for each ragged output."""
-        return (*FIXED, *self._layout.tables)
+        """Names of all tables: `draws`, `trials`, `failed`, one for each ragged output, those of reducers."""
+        return (*self._sealed_tables, *self._derived)
+
+    @property
+    def ragged(self) -> tuple[str, ...]:
+        """Names of the ragged outputs' tables."""
+        return self._layout.tables
+
+    @property
+    def _sealed_tables(self) -> tuple[str, ...]:
+        return (*FIXED, *self.ragged)
+
+    @property
+    def _derived(self) -> dict[str, Path]:
+        """Tables that reducers made of others, and one file of each."""
+        if not self.workspace.archive.is_dir():
+            return {}
+        found = derived(self.workspace.archive, self._sealed_tables)
+        return {name: next(iter(files.values())) for name, files in sorted(found.items())}
+
+    def __getattr__(self, name: str) -> Table:
+        if name.startswith("_") or name not in self.tables:
+            raise AttributeError(f"the results have no {name!r}")
+        return self.table(name)
 
     def table(self, name: str) -> Table:
         """A table by name; empty, with all its columns, while there is nothing of it."""
@@ -198,13 +223,16 @@ class Results:
         """A table as a state of the campaign has it."""
         schema = self.schema(name)
         self.path(name)
-        kind = Failed if name == "failed" else Table
+        kind = Failed if name == "failed" else Table if name in self._sealed_tables else Derived
         return kind(name, schema, self.partition, look, self._chosen)
 
     def schema(self, name: str) -> pa.Schema:
         """Columns and types of a table, whether or not there is any of it."""
         if name not in self.tables:
             raise ConfigError(f"the archive has no table {name!r}", near(name, self.tables))
+        if name not in self._sealed_tables:
+            with sound_files(self.workspace.root):
+                return pq.read_schema(self._derived[name]).remove_metadata()
         if name in ("trials", "failed"):
             return self._layout.trials() if name == "trials" else self._layout.failed()
         inside = self._layout.draws() if name == "draws" else self._layout.items(name)
@@ -335,7 +363,7 @@ class Results:
         return found.chunk({} if isinstance(chunks, str) and chunks == "stored" else chunks)
 
     def __dir__(self) -> Iterator[str]:
-        return iter([*super().__dir__(), *self._layout.tables])
+        return iter([*super().__dir__(), *self.tables])
 
     def _ipython_key_completions_(self) -> list[str]:
         return [*ROOTS, *self.tables]

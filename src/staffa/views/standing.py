@@ -20,6 +20,7 @@ from staffa.campaign.plan import Part, Plan
 from staffa.errors import WorkspaceError
 from staffa.rows import with_data
 from staffa.storage.archive import partition_path
+from staffa.storage.derived import derived_in
 from staffa.storage.files import read_json
 from staffa.storage.hot import HotStore
 from staffa.storage.workspace import Workspace
@@ -110,12 +111,28 @@ class Standing:
                 f"staffa archive verify {shlex.quote(str(self.workspace.root))}",
             )
 
+    def derived(self, table: str) -> list[Path]:
+        """The files of a table that was made of others, in the order of the plan."""
+        found = self._derived.get(table, {})
+        names = (name for part in self.plan.parts for name in self.sealed.get(part.name, ()))
+        paths = [found[name] for name in names if name in found]
+        for path in paths:
+            self._check(path)
+        return paths
+
+    @cached_property
+    def _derived(self) -> dict[str, dict[str, Path]]:
+        return derived_in(self.workspace.archive, self._parts, ("draws", "trials"))
+
     @cached_property
     def _sizes(self) -> dict[str, int]:
         """By path what the manifest says; nothing of files that were published a moment ago."""
+        return {str(file["path"]): int(file["bytes"]) for part in self._parts.values() for file in part["files"]}
+
+    @cached_property
+    def _parts(self) -> dict[str, Any]:
         manifest = read_json(self.workspace.manifest)
-        parts = manifest.get("parts", {}) if isinstance(manifest, dict) else {}
-        return {str(file["path"]): int(file["bytes"]) for part in parts.values() for file in part["files"]}
+        return dict(manifest.get("parts", {})) if isinstance(manifest, dict) else {}
 
     def _trials(self, files: Sequence[str]) -> int:
         paths = self._trial_files(files)

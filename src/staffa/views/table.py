@@ -222,30 +222,41 @@ class Table:
         return f"<{self.name}: {rows}columns: {', '.join(self.columns)}>"
 
 
-class Failed(Table):
-    """Trials without data, as they were when the archive was last looked at."""
+class Consolidated(Table):
+    """A table that is as it was when the archive was last looked at: of what is not sealed it has no rows."""
 
-    def to_batches(self, columns: Sequence[str] | None = None, filter: Any = None) -> Iterator[pa.RecordBatch]:
-        yield from self.dataset.to_batches(columns=self._check(columns), filter=self._chosen(filter))
+    def _batches(self, wanted: Sequence[str], filter: Any) -> Iterator[pa.RecordBatch]:
+        yield from self.dataset.to_batches(columns=list(wanted), filter=filter)
 
     def _counted(self) -> int:
         return int(self.dataset.count_rows(filter=self._chosen(None))) if self._known is None else self._known
+
+    @property
+    def unsealed(self) -> bool:
+        return False
+
+    def _dataset(self, paths: Sequence[Path], schema: pa.Schema | None = None) -> pyarrow.dataset.Dataset:
+        import pyarrow.dataset as ds
+
+        wanted = self.schema if schema is None else schema
+        return ds.dataset([str(path) for path in paths] if paths else wanted.empty_table(), wanted)
+
+
+class Failed(Consolidated):
+    """Trials without data."""
 
     @property
     def files(self) -> list[Path]:
         path = self._standing.workspace.failed
         return [path] if path.exists() else []
 
-    @property
-    def unsealed(self) -> bool:
-        return False
+
+class Derived(Consolidated):
+    """What a reducer applied to the rows of another table."""
 
     @property
-    def dataset(self) -> pyarrow.dataset.Dataset:
-        import pyarrow.dataset as ds
-
-        path = self._standing.workspace.failed
-        return ds.dataset(path if path.exists() else self.schema.empty_table(), self.schema)
+    def files(self) -> list[Path]:
+        return self._standing.derived(self.name)
 
 
 class Column:
