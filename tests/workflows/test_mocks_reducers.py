@@ -11,7 +11,7 @@ import pytest
 from mocks import moments, references
 from mocks.reducers import Correlation, Joint, NumberDensity, Plane, Published, Recalibration, Table, Threshold
 
-from staffa.errors import StaffaWarning
+from staffa.errors import ConfigError, StaffaWarning
 
 BOX = 40.0
 ROOM = 90
@@ -140,7 +140,7 @@ def test_all_redshifts_of_a_phase_are_one_vector():
     params["replicate"] = np.arange(74)
     with pytest.warns(StaffaWarning):
         assert in_pieces(Joint("x"), {"x": table[keep]}, params, 1)["count"] == 0
-    with pytest.raises(ValueError, match=r"realization: 73 trials of one = 1 at redshift = 0\.2"):
+    with pytest.raises(ConfigError, match=r"realization: 73 trials of one = 1 at redshift = 0\.2"):
         in_pieces(Joint("x", "one"), {"x": table[keep]}, {"one": np.ones(74, int), "redshift": np.full(74, 0.2)}, 1)
 
 
@@ -251,14 +251,14 @@ def test_boxes_that_cannot_be_counted_are_left_out_and_said():
 def test_what_a_recalibration_cannot_do_is_refused_or_said():
     outputs, reducer = boxes(20), Recalibration(**LENGTH)
     two = {"redshift": np.repeat([0.5, 1.0], 10)}
-    with pytest.raises(ValueError, match=r"redshift: boxes from 0\.5 to 1 in one histogram; it wants by: redshift"):
+    with pytest.raises(ConfigError, match=r"redshift: boxes from 0\.5 to 1 in one histogram\n  by: redshift"):
         in_pieces(reducer, outputs, two, 1)
-    with pytest.raises(ValueError, match=r"redshift 3\.5 is not between 0\.2 and 3\.0"):
+    with pytest.raises(ConfigError, match=r"redshift 3\.5 is not between 0\.2 and 3\.0"):
         recalibrated(reducer, outputs, 3.5, 1)
-    with pytest.raises(ValueError, match=r"box: 41 is not the side .* by 'shot_noise' it is 40 comoving Mpc"):
+    with pytest.raises(ConfigError, match=r"box: 41 is not the side .* by 'shot_noise'\n  box: 40"):
         recalibrated(Recalibration(box=41, shot_noise="shot_noise"), outputs, 1.0, 1)
     nothing = {name: values[:0] for name, values in outputs.items()}
-    with pytest.raises(ValueError, match="no box is left to learn of: 0 were left out"):
+    with pytest.raises(ConfigError, match="no box is left to learn of: 0 were left out"):
         reducer.finish(reducer.map(nothing, {"redshift": np.zeros(0)}))
     with pytest.raises(ValueError, match=r"masses: \[12.0, 11.0\] is not an interval"):
         Recalibration(box=BOX, masses=(12.0, 11.0))
@@ -324,7 +324,7 @@ def test_tables_of_either_kind_are_the_same_reference(tmp_path, monkeypatch):
             table.log_rate(share, mass, redshift), csv.log_rate(share, mass, redshift), rtol=1e-12
         )
     assert csv.log_rate(share, mass, 2.0)[0] == pytest.approx(one.log_rate(share, mass, 2.0)[0] + 0.5)
-    with pytest.raises(ValueError, match=r"redshift 1\.1 is not in 'two.csv', which has 0\.5, 2"):
+    with pytest.raises(ConfigError, match=r"redshift 1\.1 is not in 'two\.csv'\n  it has 0\.5, 2"):
         csv.log_mass(logs, 1.1)
     outputs = boxes(30)
     with pytest.warns(StaffaWarning, match=r"\d+ galaxies at redshift 1 are rarer or more common than the reference"):

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from staffa.errors import ConfigError
+
 Arrays = Mapping[str, Any]
 
 
@@ -40,7 +42,7 @@ class Boxes:
     def rows(self, outputs: Arrays, columns: Sequence[str]) -> tuple[Any, Any]:
         """Which mocks count (trials,), and which rows of those that do (trials, room).
 
-        Raises `ValueError` where the mocks are of another size.
+        Raises `ConfigError` where the mocks are of another size.
         """
         self._check(outputs)
         lengths = np.asarray(outputs[self.length])
@@ -72,7 +74,7 @@ class Boxes:
         wrong = known & (np.abs(told / self.volume - 1) > 1e-3)
         if wrong.any():
             first = int(np.flatnonzero(wrong)[0])
-            raise ValueError(
-                f"box: {self.box!r} is not the side of these mocks: "
-                f"by {self.shot_noise!r} it is {told[first] ** (1 / 3):.6g} comoving Mpc"
+            raise ConfigError(
+                f"box: {self.box!r} is not the side of these mocks, by {self.shot_noise!r}",
+                f"box: {told[first] ** (1 / 3):.6g}",
             )

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mocks import moments
-from staffa.errors import StaffaWarning
+from staffa.errors import ConfigError, StaffaWarning
 
 Arrays = Mapping[str, Any]
 
@@ -69,7 +69,7 @@ class Joint:
     `lacking` (): realizations left out. `left_out` (): trials with numbers that are not finite. The others as in
     `Correlation`, for vectors of length R n and N whole realizations.
 
-    Raises `ValueError` where two trials of a realization have the same value of `along`.
+    Raises `ConfigError` where two trials of a realization have the same value of `along`.
     """
 
     def __init__(
@@ -117,9 +117,9 @@ class Joint:
         if (times > 1).any():
             row = first[int(np.argmax(times))]
             which = ", ".join(f"{name} = {whole[f'name.{name}'][row]}" for name in self.realization)
-            raise ValueError(
-                f"realization: {times.max()} trials of {which} at {self.along} = {whole['at'][row]:g}; "
-                "name what else tells realizations apart"
+            raise ConfigError(
+                f"realization: {times.max()} trials of {which} at {self.along} = {whole['at'][row]:g}",
+                f"name what else tells them apart: realization: {[*self.realization, '…']}",
             )
 
 

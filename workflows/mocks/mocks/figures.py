@@ -138,7 +138,7 @@ def clustering(results: Any, power: str = "power", numbers: str = "numbers", red
         lower.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         lower.xaxis.set_major_formatter("{x:g}")
         lower.xaxis.set_minor_formatter(NullFormatter())
-        upper.legend(ncols=2)
+        drawn.legend(loc="outside upper center", ncols=len(chosen))
     return drawn, (
         f"Power spectrum of galaxies, {_mocks(found)}. Points: mean with its error (mostly smaller than they are); "
         "bands: scatter of one mock, at the first and the last redshift; dashed: shot noise V / N, which is in it. "

@@ -11,7 +11,7 @@ import numpy as np
 from mocks.bins import Bins, counted, merged, spread
 from mocks.boxes import Boxes
 from mocks.references import Published
-from staffa.errors import StaffaWarning
+from staffa.errors import ConfigError, StaffaWarning
 
 Arrays = Mapping[str, Any]
 
@@ -47,7 +47,7 @@ class Recalibration:
     masses (taken as at their end) or of the rates, galaxies `beyond` the densities that the reference speaks about,
     boxes `left_out` (a NaN, or more rows than there is room for).
 
-    Raises `ValueError` for boxes of several redshifts, and for what the reference refuses.
+    Raises `ConfigError` for boxes of several redshifts, and for what the reference refuses.
     """
 
     applies = "galaxies"
@@ -96,9 +96,9 @@ class Recalibration:
     def finish(self, whole: Arrays) -> Arrays:
         low, high = whole["redshifts"]
         if not np.isfinite(low):
-            raise ValueError(f"{self.redshift}: no box is left to learn of: {whole['left_out']} were left out")
+            raise ConfigError(f"{self.redshift}: no box is left to learn of: {whole['left_out']} were left out")
         if low < high:
-            raise ValueError(f"redshift: boxes from {low:g} to {high:g} in one histogram; it wants by: {self.redshift}")
+            raise ConfigError(f"redshift: boxes from {low:g} to {high:g} in one histogram", f"by: {self.redshift}")
         cells, boxes = spread(whole, self._shape), int(whole["boxes"])
         # A mass beyond either end is taken as in the last bin there.
         inside = cells[1:-1].copy()

@@ -7,7 +7,7 @@ A reference is any class with these three methods; one of yours goes beside the 
                                             share (m, s), log_mass (m,) -> (m, s)
     span(redshift)                          log10 n, from the fewest to the most, that it speaks about
 
-Masses in Msun, rates in Msun / yr. What a reference does not speak about it refuses with a `ValueError`, or continues
+Masses in Msun, rates in Msun / yr. What a reference does not speak about it refuses with a `ConfigError`, or continues
 in a straight line: `span` tells where that begins.
 """
 
@@ -19,6 +19,8 @@ from typing import Any
 
 import numpy as np
 from scipy.special import gamma, gammaincc, ndtr, ndtri
+
+from staffa.errors import ConfigError
 
 FOLDER = Path(__file__).resolve().parents[1]
 """The campaign's own: its file stands here, and the files it names."""
@@ -105,8 +107,9 @@ class Published:
 
     def _check(self, redshift: float) -> None:
         if not self.ANCHORS[0] - 1e-6 <= redshift <= self.ANCHORS[-1] + 1e-6:
-            raise ValueError(
-                f"reference: redshift {redshift:g} is not between {self.ANCHORS[0]} and {self.ANCHORS[-1]}"
+            raise ConfigError(
+                f"reference: redshift {redshift:g} is not between {self.ANCHORS[0]} and {self.ANCHORS[-1]}",
+                "a table of yours: reference: {use: mocks/reducers.py:Table, file: reference.csv}",
             )
 
 
@@ -176,9 +179,9 @@ class Table:
             return 0
         row = int(np.argmin(np.abs(self.redshifts - redshift)))
         if abs(self.redshifts[row] - redshift) > 1e-6:
-            raise ValueError(
-                f"reference: redshift {redshift:g} is not in {self.file!r}, which has "
-                + ", ".join(f"{one:g}" for one in self.redshifts)
+            raise ConfigError(
+                f"reference: redshift {redshift:g} is not in {self.file!r}",
+                "it has " + ", ".join(f"{one:g}" for one in self.redshifts),
             )
         return row
 
