@@ -78,6 +78,8 @@ class Recalibration:
         mass = self.masses.places(outputs[self.peak][rows])
         rate = self.rates.places(self._rate(outputs)[rows])
         redshift = np.asarray(params[self.redshift], np.float64)
+        for one in np.unique(redshift):
+            self.reference.span(float(one))  # what it refuses is better heard of now than in the end
         return {
             **counted(mass * self._shape[1] + rate, self._shape[0] * self._shape[1]),
             "boxes": np.array(sound.sum()),
