@@ -54,7 +54,7 @@ class Mock(staffa.Experiment):
 
     def __init__(
         self,
-        box: float = 64.0,
+        box: float = 62.0,
         lgmp_min: float = 11.5,
         cosmology: str = "Planck18",
         lowest_redshift: float = 0.2,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,18 +18,21 @@ LOOK_SECONDS = 10.0
 def archive_list(path: str | Path) -> dict[str, Any]:
     """The sealed parts of a campaign's archive, or of a copy of one.
 
-    Returns `archive`, `parts`: by name `trials`, `rows`, `files`, `bytes`, and the totals of each.
+    Returns `archive`, `parts`: by name `trials`, `rows`, `files`, `bytes`, and the totals of each; `tables`: by name
+    their rows, those included that reducers made.
     """
     archive = archive_at(path)
     parts: dict[str, dict[str, int]] = {}
+    tables: Counter[str] = Counter()
     for entry in listed(archive):
         part = parts.setdefault(entry.part, {"trials": 0, "rows": 0, "files": 0, "bytes": 0})
+        tables[entry.table] += entry.rows
         part["files"] += 1
         part["bytes"] += entry.bytes
         part["trials"] += entry.rows * (entry.table == "trials")
         part["rows"] += entry.rows * (entry.table == "draws")
     totals = {name: sum(part[name] for part in parts.values()) for name in ("trials", "rows", "files", "bytes")}
-    return {"archive": str(archive), "parts": parts, **totals}
+    return {"archive": str(archive), "parts": parts, **totals, "tables": dict(tables)}
 
 
 def archive_verify(path: str | Path, *, quick: bool = False) -> dict[str, Any]:

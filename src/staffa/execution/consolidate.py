@@ -141,7 +141,7 @@ class Consolidation:
         there = derived(self.workspace.archive, self.archive.tables)
         gone = there.keys() - {told.name for told in self.reducers}
         if gone:
-            self.archive.replace({name: {} for name in gone}, self.wholes.values())
+            self.archive.replace({name: {} for name in gone}, self.wholes)
 
     def applied(self, receipts: Mapping[str, Mapping[str, Any]]) -> None:
         """List what was applied to the rows of all parts, each reducer's table at once, in place of an earlier one's.
@@ -167,7 +167,7 @@ class Consolidation:
                     for file, path in files.items()
                 }
         # Whoever was killed may have left what was listed before.
-        self.archive.replace(fresh, self.wholes.values())
+        self.archive.replace(fresh, self.wholes)
 
     def _derived(self, part: Part) -> Iterator[tuple[str, str, Path]]:
         """Reducers, sealed files, and where what the one applies to the rows of the other has to stand."""

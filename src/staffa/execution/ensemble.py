@@ -27,7 +27,7 @@ from staffa.campaign.plan import Plan
 from staffa.errors import ConfigError, PluginError, WorkspaceError, near
 from staffa.experiment.ensembles import Arrays, Reducer
 from staffa.experiment.registry import build
-from staffa.experiment.splitting import Split, apply_own, plain
+from staffa.experiment.splitting import Split, apply_own, plain, without
 from staffa.storage.derived import RESERVED
 from staffa.storage.files import write_aside
 from staffa.storage.layouts import GroupLayout
@@ -126,7 +126,7 @@ def _check_table(name: str, reducer: Reducer, plan: Plan) -> None:
             f"reduce.{name}: it applies to {table!r}, and there is no such table",
             near(table, tables) or "applies = '' is for one row a trial",
         )
-    taken = {**dict.fromkeys((*RESERVED, *tables), "a table"), **{one.name: "an output" for one in plan.outputs()}}
+    taken = {one.name: "an output" for one in plan.outputs()} | dict.fromkeys((*RESERVED, *tables), "a table")
     if name in taken:
         what = f"reduce.{name}: the table that it makes would be called as {taken[name]} is"
         raise ConfigError(what, f"another name, such as {name}_reduced")
@@ -236,7 +236,7 @@ def applied(name: str, reducer: Reducer, whole: Arrays, block: Block) -> pa.Tabl
     try:
         return applied_table(block, applies(reducer) or "", found)
     except ValueError as error:
-        raise PluginError(f"reduce.{name}: apply: {error}", "it returns arrays parallel to the rows") from None
+        raise PluginError(f"reduce.{name}: apply: {error}", without(name)) from None
 
 
 def finish(workspace: Workspace, blocks: Blocks, parts: Sequence[str]) -> None:

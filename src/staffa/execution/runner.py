@@ -144,20 +144,27 @@ class Runner:
                 self.pool.client.unsubscribe_topic(TOPIC)
             if self.stop.reason == HANDOVER:
                 self.pool.keep()
-            for flight in self.flights.values():
-                with contextlib.suppress(Exception):
-                    flight.future.cancel()
+            self._let_go()
 
     def seal(self) -> Ended:
         """Seal what is ripe and end; no batch is issued."""
         self._take_over()
         self.sealing.ask(())
         self.stop.reason = CONSOLIDATED
-        self._drain()
-        self.chronicle.insist(self._closed)
-        while self.stop.reason == CONSOLIDATED and self.sealing.apply(self.board.sealing):
+        try:
             self._drain()
-        return self._ended("finished")
+            self.chronicle.insist(self._closed)
+            while self.stop.reason == CONSOLIDATED and self.sealing.apply(self.board.sealing):
+                self._drain()
+            return self._ended("finished")
+        finally:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Dask is to forget what is in flight: the next run's tasks may be called the same."""
+        for flight in self.flights.values():
+            with contextlib.suppress(Exception):
+                flight.future.cancel()
 
     def _drain(self) -> None:
         while self.flights or self.sealing.queue:
@@ -496,6 +503,7 @@ class Runner:
 
     def _failed(self, flight: Flight, error: BaseException | None) -> None:
         """The machinery failed: a full disk is waited for, anything else is tried again a few times."""
+        flight.future.release()  # whoever holds on to the error holds this frame; Dask is not to keep the task's fate
         full = isinstance(error, OSError) and error.errno in DISK
         if full:
             self.chronicle.pause(f"{error}")

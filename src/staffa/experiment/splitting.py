@@ -172,7 +172,12 @@ def apply_own(name: str, reducer: Any, whole: Arrays, outputs: Arrays, params: A
     except (StaffaError, OSError, MemoryError):
         raise
     except Exception as error:
-        raise PluginError(f"reduce.{name}: apply raised {type(error).__name__}: {error}") from error
+        raise PluginError(f"reduce.{name}: apply raised {type(error).__name__}: {error}", without(name)) from error
+
+
+def without(name: str) -> str:
+    """How a campaign does without a reducer that cannot be applied, for use as a hint."""
+    return f"to do without it: leave it out of `reduce`; of one that came later remove archive/reduced/{name}.json"
 
 
 def comparable(values: npt.ArrayLike) -> Array:

@@ -13,7 +13,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -134,10 +134,13 @@ class Archive:
         sync_directory(target.parent)
         return file
 
-    def replace(self, tables: Mapping[str, Mapping[str, Mapping[str, Any]]], wholes: Collection[str]) -> None:
+    def replace(self, tables: Mapping[str, Mapping[str, Mapping[str, Any]]], wholes: Mapping[str, str]) -> None:
         """List the files of some derived tables, by table and sealed file, in place of those that are listed of them.
 
-        All in one step; files that nothing lists are removed then, but for those that were made of `wholes`.
+        All in one step; files that nothing lists are removed then.
+
+        Arguments:
+        - `wholes`: by table the answer that stands: files that were made of it are kept, listed or not.
         """
         manifest, own = self.manifest(), self.tables
         before = json.dumps(manifest)
@@ -147,7 +150,7 @@ class Archive:
         if json.dumps(manifest) != before:
             write_aside(self.path / "manifest.json", json.dumps(manifest, indent=1))
         for path in unlisted(self.path, own, manifest["parts"]):
-            if path.stem.rpartition("-")[2] not in wholes:
+            if path.stem.rpartition("-")[2] != wholes.get(path.parent.name):
                 path.unlink(missing_ok=True)
 
     @property

@@ -185,7 +185,12 @@ def copied(archive: Path, to: Path, beside: Mapping[str, Path], tell: Callable[[
     size = 0
     for part in fresh:
         for entry in (one for one in entries if one.part == part):
-            copied_file(archive / entry.path, to / entry.path, entry)
+            try:
+                copied_file(archive / entry.path, to / entry.path, entry)
+            except FileNotFoundError:
+                if read_json(archive / MANIFEST)["parts"].get(part) == fresh[part]:
+                    raise
+                return copied(archive, to, beside, tell)  # it was made anew meanwhile, of another answer
             size += entry.bytes
             tell(entry)
         done[part] = fresh[part]

@@ -22,7 +22,8 @@ def listed_sheet(facts: Facts) -> Sheet:
     total = ["", *(f"{facts[name]:,}" for name in names), size(facts["bytes"])]
     grid = Grid(["part", *names, "bytes"], [*rows, total], frozenset((*names, "bytes")))
     notes = [f"next: staffa archive verify {shlex.quote(facts['archive'])}"]
-    return Sheet(f"{number(len(rows), 'part')} in {facts['archive']}", grid=grid, notes=notes)
+    lines = {"rows": ", ".join(f"{table} {count:,}" for table, count in facts["tables"].items())}
+    return Sheet(f"{number(len(rows), 'part')} in {facts['archive']}", lines, grid=grid, notes=notes)
 
 
 def examined_sheet(facts: Facts) -> Sheet:
