@@ -328,7 +328,7 @@ class PlainRaises(PlainBase):
         (PlainGlobal, "draws from its own key alone: it draws from random"),
         (PlainRagged, "every trial records what the first does: PluginError: output 'x' has shape (6, 2)"),
         (PlainDeaf, "keys are used: trials with other keys give the same"),
-        (PlainRaises, "runs: PluginError: PlainRaises: OSError: no such table"),
+        (PlainRaises, "runs: PilotError: PlainRaises: OSError: no such table"),
     ],
 )
 def test_what_is_wrong_in_plain_python_is_found(cls, what):

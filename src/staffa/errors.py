@@ -3,6 +3,7 @@
     StaffaError
     ├── ConfigError       what was asked for makes no sense           exit 2
     ├── PluginError       an experiment or plug-in cannot be used     exit 2
+    │   └── PilotError        none of the trials that were tried works
     ├── WorkspaceError    the campaign's folder is not as it must be  exit 2
     └── ClusterError      the machine let us down (disk, cluster)     exit 3
 
@@ -45,6 +46,10 @@ class ConfigError(StaffaError):
 
 class PluginError(StaffaError):
     """An experiment (or another plug-in) cannot be found, imported or traced."""
+
+
+class PilotError(PluginError):
+    """None of the trials that were tried before a campaign starts works; of others nobody knows."""
 
 
 class WorkspaceError(StaffaError):

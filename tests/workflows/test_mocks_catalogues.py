@@ -255,7 +255,7 @@ def survey(tmp_path_factory, workers, compiled_once):
             "lgmp_min": 11.0,
             "slabs": 2,
         },
-        space=[{"grid": {"phase": [3000, 3001, 3002, 3003], "redshift": [0.5, 1.0], "slab": [0, 1]}}],
+        space=[{"grid": {"phase": [3002, 3001, 3000, 3003], "redshift": [0.5, 1.0], "slab": [0, 1]}}],
     )
     run = staffa.run(campaign, client=workers, progress=False, allow_dirty=True)
     return folder, run, files, workers

@@ -34,6 +34,15 @@ class Cosine:
         return jnp.cos(3 * jnp.sqrt(jnp.sum((left - right) ** 2, axis=-1)))
 '''
 
+HOLES = """
+
+def holes(random, points, dimension):
+    return np.where(np.arange(points)[:, None] == 1, np.nan, random.random((points, dimension)))
+
+
+DATASETS["holes"] = holes
+"""
+
 
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory, workers):
@@ -66,38 +75,45 @@ def test_a_smoke_run_is_right_and_tells_what_was_done(smoke):
     assert residual["ms.kd_tree"] is None and min(residual["ms.cover_tree"]) > 0
 
 
+def refused(folder, workers, name, metric, work, grid):
+    """How a campaign ended that has bad trials first, and their messages by points, dataset and kernel."""
+    campaign = staffa.load(
+        folder / "campaign.yaml",
+        profile="smoke",
+        set=[f"storage.root={folder.parent}", f"campaign.name={name}"],
+        experiment={"use": "model.py:Benchmark", "metric": metric, "k": 5, "queries": 10, "batches": 1},
+        space=[{"grid": {"experiment.work": [work], "dimension": [2], **grid}}],
+    )
+    run = staffa.run(campaign, client=workers, progress=False)
+    failed = run.results.failed.to_pandas()
+    kernel = failed.get("experiment.metric.kernel.use", pd.Series("", failed.index))
+    return run, dict(zip(zip(failed["points"], failed["dataset"], kernel, strict=True), failed["message"], strict=True))
+
+
 def test_what_is_refused_is_named_and_the_rest_goes_on(tmp_path, workers):
+    """One point, fewer points than neighbours, points that are NaN; a kernel that is not positive definite."""
     folder = tmp_path / "neighbours"
     shutil.copytree(FOLDER, folder, ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "cosine.py").write_text(COSINE)
-    metric = {"use": "parts.py:ResidualCorrelation", "kernel": {"use": "cosine.py:Cosine"}, "inducing": 20}
-    spaces = {
-        "sizes": ({"use": "parts.py:Euclidean"}, "query", {"points": [50, 3, 1], "dimension": [2]}),
-        "kernels": (metric, "build", {"points": [50], "dimension": [1, 2]}),
+    (folder / "datasets.py").write_text((folder / "datasets.py").read_text() + HOLES)
+    grid = {"points": [1, 3, 50], "dataset": ["holes", "uniform"]}
+    run, told = refused(folder, workers, "sizes", {"use": "parts.py:Euclidean"}, "query", grid)
+    assert run.ended.outcomes == {"ok": 1, "raised": 5} and len(told) == 5
+    for dataset in ("holes", "uniform"):
+        assert told[(1, dataset, "")].startswith("ConfigError: points: 1, and at least 2 are needed")
+    assert told[(3, "uniform", "")].startswith("ConfigError: k: 5 of 3 points")
+    for points in (3, 50):
+        assert told[(points, "holes", "")].startswith("ConfigError: points: nan at row 1, column 0 (2 in all)")
+    metric = {"use": "parts.py:ResidualCorrelation", "inducing": 20, "kernel": {"use": "parts.py:Rbf"}}
+    grid = {
+        "points": [50],
+        "dataset": ["uniform"],
+        "experiment.metric.kernel.use": ["cosine.py:Cosine", "parts.py:Rbf"],
     }
-    told = {}
-    for name, (block, work, grid) in spaces.items():
-        campaign = staffa.load(
-            folder / "campaign.yaml",
-            profile="smoke",
-            set=[f"storage.root={tmp_path}", f"campaign.name={name}"],
-            experiment={
-                "use": "model.py:Benchmark",
-                "metric": block,
-                "k": 5,
-                "queries": 10,
-                "batches": 1,
-            },
-            space=[{"grid": {"experiment.work": [work], "dataset": ["uniform"], **grid}}],
-        )
-        run = staffa.run(campaign, client=workers, progress=False)
-        assert run.ended.outcomes["ok"] == 1
-        failed = run.results.failed.to_pandas()
-        told |= {(row.points, row.dimension): row.message for row in failed.itertuples()}
-    assert told[(3, 2)].startswith("ConfigError: k: 5 of 3 points")
-    assert told[(1, 2)].startswith("ConfigError: points: 1, and at least 2 are needed")
-    assert told[(50, 2)].startswith("ConfigError: kernel Cosine() is not positive definite: of 20 inducing points")
-    assert len(told) == 3
+    run, told = refused(folder, workers, "kernels", metric, "build", grid)
+    assert run.ended.outcomes == {"ok": 1, "raised": 1}
+    message = told[(50, "uniform", "cosine.py:Cosine")]
+    assert message.startswith("ConfigError: kernel Cosine() is not positive definite: of 20 inducing points")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -22,8 +22,8 @@ from staffa.experiment.parameters import Parameter
 from staffa.experiment.protocol import Extract, Output, Sampling, Schema
 from staffa.trial import Scalar, canonical, tupled
 
-Describe = Callable[["Group", Mapping[str, Scalar]], Schema]
-"""What a group's program records; given the group, and the parameters of its first trial."""
+Describe = Callable[["Group", Iterable[Mapping[str, Scalar]]], Schema]
+"""What a group's program records; given the group, and the parameters of its trials, the first one first."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from staffa.campaign.blocks import explored, names_of
-from staffa.campaign.declared import Declared, Offer, anything, completed
+from staffa.campaign.declared import EXPERIMENT, Declared, Offer, anything, completed
+from staffa.campaign.describing import described_by
 from staffa.campaign.domain import Domain
 from staffa.campaign.identity import find_duplicates, stand_in
 from staffa.campaign.model import CampaignConfig
@@ -20,9 +21,10 @@ from staffa.campaign.objectives import Objectives
 from staffa.campaign.plan import Describe, Earlier, Group, Part, Plan, Rows, Search, bytes_per_trial
 from staffa.campaign.points import Column, Points
 from staffa.campaign.sizes import auto_batch, search_batch
+from staffa.campaign.trying import asked_for, unlike, without_options
 from staffa.errors import ConfigError, near
 from staffa.experiment.protocol import RESERVED_PARAMETERS, SUMMARIES, Extract, Output, Sampling, Schema
-from staffa.trial import Scalar, canonical
+from staffa.trial import Scalar
 
 PART_FLOOR = 20 << 20
 PARTS = 8
@@ -49,11 +51,12 @@ def unfold(
     - `offer`: for an experiment block what its experiment declares of its parameters.
     """
     pack, search = config.seeds.pack(), config.search
-    found = explored(config, _listed(config, vectorize))
+    listed = _listed(config, vectorize)
+    found = explored(config, listed)
     blocks, block_codes = found.blocks, found.codes
     whole = completed(config, found, [offer(block) for block in blocks])
     points = whole.points
-    trials = Points(tuple(c for c in points.columns if not c.name.startswith("experiment.")), points.length)
+    trials = without_options(points)
     _check_names(trials, whole.fields)
     parameters = _parameters(whole, earlier)
     digests = names_of(config, found, whole)
@@ -70,7 +73,6 @@ def unfold(
     before = earlier.plan.groups if earlier is not None else ()
     numbers = (len(before) + own.reshape(-1)).astype(np.int32)
     rows = Rows(points, config.replicates, digests[kept], kept, numbers, digests[declared])
-    firsts = [trials.row(int(keys[code][0])) for code in used]
     counts, total = np.bincount(own.reshape(-1)).tolist(), len(kept)
     if search is not None:
         had = earlier.plan.search if earlier is not None else None
@@ -81,7 +83,16 @@ def unfold(
         _draft(len(before) + place, keys[code], blocks, modes, trials, partition_by, sampled, count)
         for place, (code, count) in enumerate(zip(used, counts, strict=True))
     ]
-    described = _described(drafts, firsts, describe, before)
+
+    def tries(places: Sequence[int]) -> Iterator[Mapping[str, Scalar]]:
+        yield from unlike(trials, np.flatnonzero(np.isin(codes, used[list(places)])))
+        if search is not None:
+            stays = points.row(int(keys[used[places[0]]][0]))
+            fixed = {name for name in found.fields if name in listed or name.startswith(EXPERIMENT)}
+            yield from asked_for(config, offer, {name: stays[name] for name in fixed})
+
+    options = [{n: v for n, v in points.row(int(keys[code][0])).items() if n.startswith(EXPERIMENT)} for code in used]
+    described = described_by(drafts, options, tries, describe, before)
     sampling = sampling_of(config)
     groups = tuple(_with_batch(config, group, schema, total) for group, schema in described)
     _check_outputs([*before, *groups], {name for name, _ in parameters})
@@ -324,37 +335,6 @@ def _draft(
         batch=1,
         vectorize=mode,
     )
-
-
-def _described(
-    drafts: Sequence[Group], firsts: Sequence[Mapping[str, Scalar]], describe: Describe, before: Sequence[Group]
-) -> list[tuple[Group, Schema]]:
-    """Describe each program once, however many groups share it, and none that was described before.
-
-    Arguments:
-    - `firsts`: of each draft the parameters of its first trial.
-    """
-
-    def key(group: Group) -> str:
-        return canonical([group.experiment, group.static, group.traced])
-
-    memo = {
-        key(group): Schema(group.outputs, group.coords, group.state_bytes, group.pilot_seconds, group.extracts)
-        for group in before
-    }
-    found = []
-    for group, first in zip(drafts, firsts, strict=True):
-        schema = memo.get(key(group)) or memo.setdefault(key(group), describe(group, first))
-        told = replace(
-            group,
-            outputs=schema.outputs,
-            coords=dict(schema.coords),
-            state_bytes=schema.state_bytes,
-            pilot_seconds=schema.pilot_seconds,
-            extracts=schema.extracts,
-        )
-        found.append((told, schema))
-    return found
 
 
 def _check_outputs(groups: Sequence[Group], parameters: set[str]) -> None:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import shutil
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -22,7 +23,7 @@ from staffa.campaign.cost import Cost
 from staffa.campaign.declared import Offered
 from staffa.campaign.domain import Domain
 from staffa.campaign.identity import FREE, is_free, run_facts
-from staffa.campaign.inputs import Inputs, check_filled, names_in, paths_of, without
+from staffa.campaign.inputs import Inputs, check_filled, missing_of, names_in, paths_of, without
 from staffa.campaign.model import CampaignConfig
 from staffa.campaign.plan import Earlier, Group, Plan, Rows, bytes_per_trial, group_parameters
 from staffa.campaign.qa import check_qa
@@ -35,6 +36,7 @@ from staffa.execution.ensemble import check as check_reducers
 from staffa.experiment.external import EXTERNAL
 from staffa.experiment.protocol import Experiment, Params, Sampling, Schema
 from staffa.experiment.registry import build, offered
+from staffa.experiment.simulate import Pilots
 from staffa.rows import array_layout
 from staffa.rows.objective import check_objectives
 from staffa.search.strategies import Strategy
@@ -46,6 +48,9 @@ from staffa.storage.provenance import code_digest, dirty_files, gather, snapshot
 from staffa.storage.roster import hexadecimal, write_roster
 from staffa.storage.workspace import Workspace
 from staffa.trial import Scalar
+
+AHEAD = 64
+"""Trials that are looked at for one with all of its inputs, to learn from it what is recorded."""
 
 
 @dataclass(frozen=True)
@@ -114,8 +119,12 @@ def unfolded(declaration: Declaration, earlier: Earlier | None = None, inputs: I
         own = [name for name in found.static if name in names and name not in always]
         return (found.vectorize if mode == "auto" else mode), (*always, *own)
 
-    def describe(group: Group, first: Mapping[str, Scalar]) -> Schema:
-        return _describe(built(group.experiment), group, _given(inputs, first), config, directory)
+    pilots = Pilots(config.seeds.pack().channel("trials"), sampling_of(config), directory)
+
+    def describe(group: Group, trials: Iterable[Mapping[str, Scalar]]) -> Schema:
+        if group.vectorize == "off":
+            return pilots(built(group.experiment), (_given(inputs, one) for one in _ready_first(trials, inputs)))
+        return _describe(built(group.experiment), group, config, directory)
 
     with _located(declaration):
         check_company(declaration)
@@ -334,22 +343,10 @@ def _given(inputs: Inputs, values: Mapping[str, Scalar]) -> Params:
         return Params(values)  # a template that cannot be filled is refused by its name, once all trials are known
 
 
-def _describe(experiment: Experiment, group: Group, first: Params, config: Any, directory: Path) -> Schema:
-    sampling = sampling_of(config)
-    if group.vectorize == "off":
-        from staffa.experiment.simulate import pilot
-
-        return pilot(
-            experiment,
-            config.seeds.pack().channel("trials"),
-            np.zeros(4, np.uint32),
-            first,
-            sampling,
-            directory,
-        )
+def _describe(experiment: Experiment, group: Group, config: Any, directory: Path) -> Schema:
     from staffa.experiment.perform import describe
 
-    probe = _probe(config, group, sampling)
+    probe = _probe(config, group, sampling_of(config))
     return describe(experiment, spec_of(probe, group), directory)
 
 
@@ -389,6 +386,21 @@ def _write_roster(prepared: Prepared, path: Path) -> None:
     }
     columns |= {name: (kind, rows.column(name, everyone)) for name, kind in plan.parameters}
     write_roster(path, rows.digests, columns, plan.trials - len(everyone))
+
+
+def _ready_first(trials: Iterable[Mapping[str, Scalar]], inputs: Inputs) -> Iterator[Mapping[str, Scalar]]:
+    """Of the next few trials those that lack an input last: without it they tell nothing."""
+    late = []
+    for params in itertools.islice(trials, AHEAD):
+        try:
+            lacking = missing_of(inputs, params)
+        except (ValueError, TypeError):  # a template that cannot be filled, which is told of later
+            lacking = []
+        if lacking:
+            late.append(params)
+        else:
+            yield params
+    yield from late
 
 
 def _without_inputs(plan: Plan, rows: Rows) -> int:

@@ -43,6 +43,7 @@ from staffa.execution.stragglers import Watch
 from staffa.execution.takeover import resume_failures, take_stock
 from staffa.execution.tally import Rate, Standing, batch_key, spent_of
 from staffa.execution.verify import UNSEEN_SECONDS, Scrutiny
+from staffa.execution.warming import Warming
 from staffa.execution.wishes import Wishes
 from staffa.execution.work import TOPIC
 from staffa.storage import control
@@ -107,9 +108,7 @@ class Runner:
         self.watch = Watch(plan.timeout)
         self.flights: dict[str, Flight] = {}
         self._news: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
-        self._warm: set[tuple[str, str]] = set()
-        self._warming: dict[tuple[str, str], str] = {}
-        """(program, pool) -> the one worker that compiles it."""
+        self.warming = Warming()
         self._issues: Counter[Batch] = Counter()
         self._unsure: dict[str, float] = {}
         """Flights without a receipt or an error, and since when."""
@@ -295,11 +294,9 @@ class Runner:
     # Issuing
 
     def _may_take(self, member: Member, group: int) -> bool:
-        """One worker compiles a program, the others start it when it stands in the cache; and it must end in time."""
+        """One worker compiles a program before the others start it; and it must end in time."""
         program = self.board.program(group), member.pool
-        if program not in self._warm and self._warming.get(program, member.address) != member.address:
-            return False
-        return self._in_time(member, group)
+        return self.warming.may_have(program, member.address) and self._in_time(member, group)
 
     def _in_time(self, member: Member, group: int) -> bool:
         if member.ends is None:
@@ -326,9 +323,7 @@ class Runner:
             self.config.execution.telemetry,
             self.config.execution.logs,
         )
-        program = self.board.program(group), member.pool
-        if program not in self._warm:
-            self._warming[program] = member.address
+        self.warming.given((self.board.program(group), member.pool), member.address)
         self.chronicle.note(notes.issued(Flight(member, None, self.clock(), chosen.batch, chosen)))
         future = self.pool.client.compute(batch_graph(order, self.plan.sampling, member.address))
         self._launch(Flight(member, future, self.clock(), chosen.batch, chosen))
@@ -395,9 +390,7 @@ class Runner:
             self._unseen.append((flight, receipt, self.clock()))
 
     def _ready(self, group: int, pool: str) -> None:
-        program = self.board.program(group), pool
-        self._warm.add(program)
-        self._warming.pop(program, None)
+        self.warming.ready((self.board.program(group), pool))
 
     def _yielded(self, flight: Flight, receipt: Mapping[str, Any]) -> None:
         """A worker stopped between two segments, since its time is nearly over: that is no failure."""
@@ -454,9 +447,7 @@ class Runner:
     def _gone(self, member: Member, departure: Departure, since: float) -> None:
         flights = {key: f for key, f in self.flights.items() if f.member.address == member.address}
         lost = self._lost_seconds(member, flights.values(), since)
-        for program, address in list(self._warming.items()):
-            if address == member.address:
-                del self._warming[program]
+        self.warming.left(member.address)
         for key, flight in flights.items():
             self._lost(key, flight, departure)
         self.chronicle.note(notes.worker_left(member, departure, since, lost))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,13 @@ import numpy as np
 import numpy.typing as npt
 
 from staffa.cells import CELLS, blank, type_text
-from staffa.errors import PluginError
+from staffa.errors import PilotError, PluginError
 from staffa.experiment.batch import Guard
 from staffa.experiment.encoded import NUMBERS, encoding_errors, encoding_of, fitted, numbers, restored, told
 from staffa.experiment.encoding import Elements, Encoding, described
 from staffa.experiment.perform import ADAPT, INITIALIZE, STEP
-from staffa.experiment.protocol import Experiment, Params, Sampling, Schema
-from staffa.experiment.registry import importing_from, located, user_code
+from staffa.experiment.protocol import Experiment, Params, Sampling, Schema, UnknownParameter
+from staffa.experiment.registry import explained, importing_from, located
 from staffa.experiment.schema import check_names, flatten, has_chains, schema_of
 from staffa.trial import Outcome
 
@@ -34,11 +34,58 @@ TRACE = 4096
 """Characters kept of where a trial raised: the last ones."""
 
 
+TRIES = 8
+"""Trials of a program that are tried at most, until one tells what it records."""
+LEAST = 2
+"""… and at least, however long that takes."""
+PATIENCE = 60.0
+"""Seconds of trials that raised, in a whole campaign, after which no more than the least are tried."""
+
+
+class Pilots:
+    """Trials that are performed before a campaign starts, since only a trial tells what a program records.
+
+    Arguments:
+    - `seed`: of the channel `trials`. The keys are none of the campaign's.
+    """
+
+    def __init__(self, seed: int, sampling: Sampling, directory: Path) -> None:
+        self._seed, self._sampling, self._directory = seed, sampling, directory
+        self._lost = 0.0
+
+    def __call__(self, experiment: Experiment, trials: Iterable[Values]) -> Schema:
+        """What a program records, by the first of its trials that works.
+
+        Arguments:
+        - `trials`: parameters, in the order in which they are to be tried; more than a few are not looked at.
+
+        Raises `PilotError` where none works, and `PluginError` at once for what is wrong with all of them.
+        """
+        first: PilotError | None = None
+        tried = 0
+        for params in trials:
+            if tried == TRIES or (tried >= LEAST and self._lost > PATIENCE):
+                break
+            words, started = np.array([0, 0, 0, tried], np.uint32), time.perf_counter()
+            try:
+                return pilot(experiment, self._seed, words, params, self._sampling, self._directory)
+            except PilotError as error:
+                first = first or error
+            tried += 1
+            self._lost += time.perf_counter() - started
+        assert first is not None
+        several = f" (none of {tried} trials that were tried works)" if tried > 1 else ""
+        raise PilotError(f"{first.message}{several}", first.hint)
+
+
 def pilot(experiment: Experiment, seed: int, words: Row, params: Values, sampling: Sampling, directory: Path) -> Schema:
-    """Run one trial to learn the shapes of its outputs, how they are encoded, and how long it takes."""
+    """Run one trial to learn the shapes of its outputs, how they are encoded, and how long it takes.
+
+    Raises `PilotError` where it raises, and another trial may not; `PluginError` for all else.
+    """
     started = time.perf_counter()
-    with importing_from(directory), user_code(directory, type(experiment).__name__):
-        values = one_trial(experiment, seed, words, params, sampling)
+    with importing_from(directory):
+        values = _tried(experiment, directory, lambda: one_trial(experiment, seed, words, params, sampling))
     seconds = time.perf_counter() - started
     check_names(experiment, values)
     recorded, encoded = {}, {}
@@ -53,6 +100,18 @@ def pilot(experiment: Experiment, seed: int, words: Row, params: Values, samplin
             encoded[name] = _told(*chosen, array, len(found))
     schema = schema_of(experiment, recorded, 0 if sampling.draws is None else 1, 0, encoded)
     return replace(schema, pilot_seconds=seconds)
+
+
+def _tried(experiment: Experiment, directory: Path, trial: Callable[[], dict[str, list[Any]]]) -> dict[str, list[Any]]:
+    try:
+        return trial()
+    except PluginError:
+        raise
+    except (Exception, SystemExit) as error:  # `sys.exit` in a script must not end the driver
+        told = explained(error, directory, type(experiment).__name__)
+        if isinstance(error, SyntaxError | ImportError | UnknownParameter):  # no parameters will mend it
+            raise told from error
+        raise PilotError(told.message, told.hint) from error
 
 
 def one_trial(

@@ -22,15 +22,13 @@ from pydantic_core import from_json, to_json
 
 from staffa.errors import WorkspaceError
 from staffa.storage.files import sync_directory
+from staffa.storage.lines import Lines
 
 SYNC_SECONDS = 0.5
 """A fact younger than this may be lost in a power cut."""
 
 CHUNK = 1 << 22
 """Bytes that are parsed at once."""
-
-_MEND = b"~\n"
-"""Ends a line that the disk cut short: no JSON object ends so, hence it stays rubbish for good."""
 
 Event = dict[str, Any]
 
@@ -40,12 +38,10 @@ class Journal:
 
     def __init__(self, path: Path, descriptor: int) -> None:
         self.path = path
-        self.size = os.fstat(descriptor).st_size
-        """Bytes so far: the cursor behind the last fact."""
         self.rubbish = 0
         """Lines that `read` could make nothing of."""
         self._descriptor = descriptor
-        self._torn = self.size > 0 and os.pread(descriptor, 1, self.size - 1) != b"\n"
+        self._lines = Lines(descriptor)
         self._failed: OSError | None = None
         self._dirty, self._closed = threading.Event(), threading.Event()
         self._syncing = threading.Thread(target=self._sync_often, name="journal", daemon=True)
@@ -67,6 +63,11 @@ class Journal:
             os.close(descriptor)
             raise
 
+    @property
+    def size(self) -> int:
+        """Bytes so far: the cursor behind the last fact."""
+        return self._lines.size
+
     def append(self, event: Mapping[str, Any]) -> None:
         """Record a fact. Once this returns it outlives the process.
 
@@ -76,10 +77,7 @@ class Journal:
         if self._failed is not None:
             failed, self._failed = self._failed, None
             raise failed
-        line = to_json(event, inf_nan_mode="strings") + b"\n"
-        if self._torn:
-            self._write(_MEND)
-        self._write(line)
+        self._lines.append(to_json(event, inf_nan_mode="strings"))
         self._dirty.set()
 
     def read(self) -> Iterator[Event]:
@@ -133,19 +131,6 @@ class Journal:
             found = [event for event in map(_event, lines) if event is not None]
             self.rubbish += len(lines) - len(found)
         return found
-
-    def _write(self, data: bytes) -> None:
-        """All of it, or an `OSError` and a note that the last line is torn."""
-        rest = memoryview(data)
-        while rest:
-            try:
-                count = os.write(self._descriptor, rest)
-            except OSError:
-                self._torn = self._torn or len(rest) < len(data)
-                raise
-            rest = rest[count:]
-            self.size += count
-        self._torn = False
 
     def _sync_often(self) -> None:
         while not self._closed.is_set():

@@ -24,6 +24,7 @@ from typing import Any
 from staffa.storage.books import Books, Failure, Loss, fold
 from staffa.storage.files import read_json, sync_directory, write_aside
 from staffa.storage.lease import BEAT_SECONDS, Clock, Lease
+from staffa.storage.lines import Lines
 from staffa.storage.workspace import Workspace
 from staffa.telemetry import stamped, upgrade
 
@@ -34,9 +35,6 @@ SYNC_SECONDS = 0.5
 
 SUMMARY_SECONDS = 2.0
 """How often `summary.json` may be rewritten."""
-
-_MEND = b"~\n"
-"""Ends a line that the disk cut short: no JSON object ends so, hence it stays rubbish for good."""
 
 
 class Ledger:
@@ -51,7 +49,7 @@ class Ledger:
         self._lease = lease
         self._clock = clock
         self._descriptor = descriptor
-        self._torn = _ends_torn(descriptor)
+        self._lines = Lines(descriptor)
         self._unsynced = False
         self._changed = True
         self._figures: Mapping[str, Any] = {}
@@ -81,10 +79,8 @@ class Ledger:
         same call may be made again once there is space.
         """
         entry = {"event": event["event"], "at": self._clock(), **event}
-        line = json.dumps(stamped(entry), default=_plain, separators=(",", ":")).encode() + b"\n"
-        if self._torn:
-            self._write(_MEND)
-        self._write(line)
+        line = json.dumps(stamped(entry), default=_plain, separators=(",", ":")).encode()
+        self._lines.append(line)
         self._unsynced = self._changed = True
         self.books.note(upgrade(json.loads(line)))
 
@@ -127,18 +123,6 @@ class Ledger:
         # The same full disk must not speak over the error that says what to do about it.
         with contextlib.suppress(*[OSError] * (error is not None)):
             self.close()
-
-    def _write(self, data: bytes) -> None:
-        """All of it, or an `OSError` and a note that the last line is torn."""
-        rest = memoryview(data)
-        while rest:
-            try:
-                count = os.write(self._descriptor, rest)
-            except OSError:
-                self._torn = self._torn or len(rest) < len(data)
-                raise
-            rest = rest[count:]
-        self._torn = False
 
     def _sync(self, now: float) -> None:
         os.fsync(self._descriptor)
@@ -267,11 +251,6 @@ def _event(line: bytes) -> dict[str, Any] | None:
 def _due(now: float, last: float, period: float) -> bool:
     # A clock set back must not put things off until it has caught up.
     return not 0 <= now - last < period
-
-
-def _ends_torn(descriptor: int) -> bool:
-    size = os.fstat(descriptor).st_size
-    return size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
 
 
 def _plain(value: Any) -> Any:
