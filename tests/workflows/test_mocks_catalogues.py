@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import shutil
 from pathlib import Path
 
@@ -255,7 +256,7 @@ def survey(tmp_path_factory, workers, compiled_once):
             "lgmp_min": 11.0,
             "slabs": 2,
         },
-        space=[{"grid": {"phase": [3000, 3001, 3002, 3003], "redshift": [0.5, 1.0], "slab": [0, 1]}}],
+        space=[{"grid": {"phase": [3002, 3001, 3000, 3003], "redshift": [0.5, 1.0], "slab": [0, 1]}}],
     )
     run = staffa.run(campaign, client=workers, progress=False, allow_dirty=True)
     return folder, run, files, workers
@@ -391,13 +392,11 @@ def test_asdf_has_what_hdf5_has(survey, tmp_path):
             assert all(np.array_equal(one[table][column], other[table][column]) for column in one[table])
 
 
-def test_a_disk_that_cannot_be_written_leaves_no_half_file(survey, tmp_path, monkeypatch):
+def test_a_disk_that_cannot_be_written_leaves_no_half_file(survey, tmp_path):
     _, run, _, _ = survey
     (tmp_path / "file").write_text("")
     with pytest.raises(ClusterError, match="0 of 1 mocks are written"):
         exported(run.root, tmp_path / "file", "phase = 3000 and redshift = 0.5 and slab = 0")
-    import resource
-
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (9_000, before[1]))
