@@ -238,8 +238,8 @@ def recalibration(results: Any, recalibrated: str = "recalibrated", redshifts: i
     return [
         (
             masses,
-            f"Recalibration, {_mocks(found)}: the stellar mass that galaxies get by their peak mass. {beyond:,} galaxies "
-            f"are beyond what the reference speaks of; {int(found['left_out'].sum()):,} mocks are left out.",
+            f"Recalibration, {_mocks(found)}: the stellar mass that galaxies get by their peak mass. {beyond:,} "
+            f"galaxies are beyond what the reference speaks of; {int(found['left_out'].sum()):,} mocks are left out.",
         ),
         (
             rates,
