@@ -396,16 +396,22 @@ def test_a_number_density_is_met_by_one_threshold_for_all(seed):
 def test_a_density_that_is_not_to_be_had_is_said_and_nobody_is_chosen():
     outputs = boxes(20)
     outputs["galaxies.logmp_t_obs"][:] = np.minimum(outputs["galaxies.logmp_t_obs"], 12.0)
-    available = outputs["n_galaxies"].sum() / (20 * BOX**3)
-    with pytest.warns(StaffaWarning, match=rf"density: 1 \(all\) .* there are {available:.3g}"):
-        reducer = NumberDensity("galaxies.logmp_t_obs", {"all": 1.0, "half": available / 2}, BOX, [10.0, 13.0])
+    total, targets = outputs["n_galaxies"].sum(), {"all": 1.0, "half": outputs["n_galaxies"].sum() / (40 * BOX**3)}
+    with pytest.warns(
+        StaffaWarning, match=rf"density: 1 \(all\) .*: there are {total} galaxies in 1\.28e\+06 comoving"
+    ):
+        reducer = NumberDensity("galaxies.logmp_t_obs", targets, BOX, [10.0, 13.0])
         found = in_pieces(reducer, outputs, {}, 1)
     assert found["reached"].tolist() == [False, True] and found["threshold"][0] == np.inf
     columns = reducer.apply(found, outputs, {})
     assert not columns["all"].any() and columns["half"].any()
-    with pytest.warns(StaffaWarning, match=r"lie above the range, to 11\.4"):
-        few = in_pieces(NumberDensity("galaxies.logmp_t_obs", 1e-5, BOX, [10.0, 11.4]), outputs, {}, 1)
-    assert not few["reached"].any()
+    for density, limits, words in (
+        (1e-5, [10.0, 11.4], r"\d+ galaxies lie above the range, to 11\.4,"),
+        (targets["half"], [11.9, 13.0], r"only \d+ galaxies lie in the range, from 11\.9,"),
+        (1e-8, [10.0, 13.0], r"that is 0\.013 galaxies"),
+    ):
+        with pytest.warns(StaffaWarning, match=words):
+            assert not in_pieces(NumberDensity("galaxies.logmp_t_obs", density, BOX, limits), outputs, {}, 1)["reached"]
     for wrong, words in (({"density": -1.0}, "density: -1.0"), ({"range": [2, 1]}, r"range: \[2, 1\]")):
         with pytest.raises(ValueError, match=words):
             NumberDensity(**{"of": "x", "density": 1.0, "box": BOX, "range": [0, 1], **wrong})

@@ -128,11 +128,14 @@ class NumberDensity:
     def finish(self, whole: Arrays) -> Arrays:
         counts, volume = spread(whole, (self.bins.number + 2,)), float(whole["boxes"]) * self.boxes.volume
         above = np.cumsum(counts[::-1])[::-1][1:]
-        places = {name: self._edge(above, int(counts.sum()), target * volume) for name, target in self.targets.items()}
+        total, places = int(counts.sum()), {}
+        for name, target in self.targets.items():
+            lacking = self._lacking(above, total, target * volume)
+            places[name] = None if lacking else int(np.argmin(np.abs(above - target * volume)))
+            if lacking:
+                what = f"density: {target:g} ({name}) of the largest {self.column!r} is not to be had: {lacking}"
+                warnings.warn(f"{what} in {volume:.3g} comoving Mpc^3; none are chosen", StaffaWarning, stacklevel=2)
         reached = np.array([place is not None for place in places.values()])
-        for name, right in zip(places, reached, strict=True):
-            if not right:
-                self._warn(name, int(counts.sum()), int(above[-1]), volume)
         at = [0 if place is None else place for place in places.values()]
         per_volume = above / max(volume, self.boxes.volume)
         return {
@@ -156,22 +159,17 @@ class NumberDensity:
         reached = zip(self.targets, first, whole["reached"], strict=True)
         return {name: chosen & (places >= place) & bool(right) for name, place, right in reached}
 
-    def _edge(self, above: Any, total: int, wanted: float) -> int | None:
-        """The edge above which nearest to so many lie; None where the bins hold no such edge."""
-        if total + 0.5 < wanted or wanted < 0.5 or above[-1] > wanted + 0.5 or above[0] + 0.5 < wanted:
-            return None
-        return int(np.argmin(np.abs(above - wanted)))
-
-    def _warn(self, name: str, total: int, high: int, volume: float) -> None:
-        target, size = self.targets[name], max(volume, self.boxes.volume)
-        there = f"there are {total / size:.3g} ({total} galaxies in {volume:.3g} comoving Mpc^3)"
-        if high > target * volume:
-            there = f"{high / size:.3g} lie above the range, to {self.bins.high:g}"
-        warnings.warn(
-            f"density: {target:g} ({name}) of the largest {self.column!r} is not to be had: {there}; none are chosen",
-            StaffaWarning,
-            stacklevel=3,
-        )
+    def _lacking(self, above: Any, total: int, wanted: float) -> str:
+        """Why no edge has nearly so many above it; empty where one has."""
+        if wanted < 0.5:
+            return f"that is {wanted:.2g} galaxies"
+        if total + 0.5 < wanted:
+            return f"there are {total} galaxies"
+        if above[-1] > wanted + 0.5:
+            return f"{above[-1]} galaxies lie above the range, to {self.bins.high:g},"
+        if above[0] + 0.5 < wanted:
+            return f"only {above[0]} galaxies lie in the range, from {self.bins.low:g},"
+        return ""
 
 
 def within(outputs: Arrays, where: Limits) -> Any:
