@@ -18,8 +18,9 @@ def _package(folder: Path) -> None:
     spec.loader.exec_module(module)
 
 
-_package(Path(__file__).parents[2] / "workflows" / "neighbours" / "covertree")
-_package(Path(__file__).parents[2] / "workflows" / "mocks" / "mocks")
+WORKFLOWS = Path(__file__).parents[2] / "workflows"
+_package(WORKFLOWS / "mocks" / "mocks")
+_package(WORKFLOWS / "neighbours" / "covertree")
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -21,13 +21,16 @@ STELLAR_MASSES = np.arange(7.0, 12.51, 0.25)
 """Edges of the bins in which galaxies are counted, log10 Msun."""
 WIDTH = 0.25
 """Of the bins in which halos are counted, from the least mass to 1e16 Msun."""
+OF = {"halos": "halo", "galaxies": "galaxy"}
+HISTORIES = {"galaxies.mah": ("galaxy",), "galaxies.sfh": ("galaxy",), "t_table": ()}
+"""Outputs with an axis of time, and their other axes."""
 
 
 class Mock(staffa.Experiment):
     """One box of galaxies at one redshift.
 
-    The key of the (one) step makes all of it: see `mocks.draws`. What a mock draws beyond the room there is for it (8 sigma
-    above the mean, see `mocks.rooms`) is not cut in silence: `shot_noise` is then NaN, so that its trial is flagged, as is
+    The key of the (one) step makes all of it: see `mocks.draws`. What a mock draws beyond the room there is for it (one
+    in a million does, see `mocks.rooms`) is not cut in silence: `shot_noise` is then NaN, so that its trial is flagged, as is
     that of a mock without any galaxy. `n_halos` and `n_galaxies` say how many are recorded.
 
     Options:
@@ -96,13 +99,15 @@ class Mock(staffa.Experiment):
         )
         self.dispersion, self.grid = float(velocity_dispersion), grid
         self.halo_masses = np.arange(lgmp_min, 16.0 + WIDTH, WIDTH)
-        axes = {"time": ("galaxies.mah", "galaxies.sfh", "t_table")} if histories else {}
         self.dims = {
+            **{f"{table}.{name}": (OF[table], "axis") for table in self.ragged for name in ("position", "velocity")},
+            **({name: (*own, "time") for name, own in HISTORIES.items()} if histories else {}),
             "counts.halos": ("halo_mass",),
             "counts.galaxies": ("stellar_mass",),
             "power": ("wavenumber",),
         }
         self.coords = {
+            "axis": ("x", "y", "z"),
             "halo_mass": _middles(self.halo_masses),
             "stellar_mass": _middles(STELLAR_MASSES),
             "wavenumber": statistics.wavenumbers(box, grid).tolist(),

@@ -22,7 +22,8 @@ class Threshold:
 
     Options:
     - `where`: by column [least, most], both included; null for no limit. A galaxy is within all of them.
-    - `box`: side of the mocks, comoving Mpc; held against `shot_noise` (an output, V / rows) where that is named.
+    - `box`: side of the mocks, comoving Mpc; by default as `shot_noise` (an output, V / rows; null for none) says, which it
+      is held against.
     - `length`: how many rows a mock has.
 
     `apply` gives each galaxy `selected`. Result: `boxes`, `density` (their mean, per comoving Mpc^3), `scatter`
@@ -33,7 +34,11 @@ class Threshold:
     applies = "galaxies"
 
     def __init__(
-        self, where: dict[str, Any], box: float, length: str = "n_galaxies", shot_noise: str | None = None
+        self,
+        where: dict[str, Any],
+        box: float | None = None,
+        length: str = "n_galaxies",
+        shot_noise: str | None = "shot_noise",
     ) -> None:
         self.where, self.boxes = _limits(where), Boxes(box, length, shot_noise)
         if not self.where:
@@ -44,17 +49,18 @@ class Threshold:
         sound, rows = self.boxes.rows(outputs, list(self.where))
         chosen = (rows & within(outputs, self.where)).sum(axis=1)[sound]
         found = moments.of_rows(np.stack([chosen, rows.sum(axis=1)[sound]], axis=1).astype(np.float64))
-        return {**found, "left_out": np.array((~sound).sum())}
+        return {**found, **self.boxes.counted(outputs, sound)}
 
     def reduce(self, one: Arrays, two: Arrays) -> Arrays:
-        return {**moments.joined(one, two), "left_out": one["left_out"] + two["left_out"]}
+        return {**moments.joined(one, two), **self.boxes.joined(one, two)}
 
     def finish(self, whole: Arrays) -> Arrays:
         count, (chosen, rows) = int(whole["count"]), whole["mean"]
+        volume = self.boxes.volume(whole) or np.inf  # without any row there is no density
         return {
-            "boxes": whole["count"],
-            "density": np.array(chosen / self.boxes.volume),
-            "scatter": np.sqrt(whole["products"][0, 0] / max(count - 1, 1)) / self.boxes.volume,
+            "boxes": whole["boxes"],
+            "density": np.array(chosen / volume),
+            "scatter": np.sqrt(whole["products"][0, 0] / max(count - 1, 1)) / volume,
             "share": np.array(chosen / rows if rows else 0.0),
             "left_out": whole["left_out"],
         }
@@ -92,13 +98,13 @@ class NumberDensity:
         self,
         of: str,
         density: float | dict[str, float],
-        box: float,
         range: tuple[float, float],
+        box: float | None = None,
         width: float = 0.0002,
         table_width: float = 0.02,
         where: dict[str, Any] | None = None,
         length: str = "n_galaxies",
-        shot_noise: str | None = None,
+        shot_noise: str | None = "shot_noise",
     ) -> None:
         self.column, self.boxes = of, Boxes(box, length, shot_noise)
         self.bins, self.where = Bins(*range, width), _limits(where or {})
@@ -118,15 +124,14 @@ class NumberDensity:
         places = self.bins.places(outputs[self.column][rows & within(outputs, self.where)])
         return {
             **counted(places, self.bins.number + 2),
-            "boxes": np.array(sound.sum()),
-            "left_out": np.array((~sound).sum()),
+            **self.boxes.counted(outputs, sound),
         }
 
     def reduce(self, one: Arrays, two: Arrays) -> Arrays:
-        return {**merged(one, two), **{name: one[name] + two[name] for name in ("boxes", "left_out")}}
+        return {**merged(one, two), **self.boxes.joined(one, two)}
 
     def finish(self, whole: Arrays) -> Arrays:
-        counts, volume = spread(whole, (self.bins.number + 2,)), float(whole["boxes"]) * self.boxes.volume
+        counts, volume = spread(whole, (self.bins.number + 2,)), float(whole["boxes"]) * self.boxes.volume(whole)
         above = np.cumsum(counts[::-1])[::-1][1:]
         total, places = int(counts.sum()), {}
         for name, target in self.targets.items():
@@ -137,7 +142,7 @@ class NumberDensity:
                 warnings.warn(f"{what} in {volume:.3g} comoving Mpc^3; none are chosen", StaffaWarning, stacklevel=2)
         reached = np.array([place is not None for place in places.values()])
         at = [0 if place is None else place for place in places.values()]
-        per_volume = above / max(volume, self.boxes.volume)
+        per_volume = above / (volume or np.inf)
         return {
             "boxes": whole["boxes"],
             "left_out": whole["left_out"],
