@@ -184,7 +184,9 @@ def test_axes_have_names_and_units(run):
     assert [axes.get_ylabel() for axes in drawn.axes] == [r"$P(k)$  (Mpc$^3$)", r"$P(k)\,/\,$noise $-$ 1"]
     with pytest.raises(ValueError, match=r"parts: \['stellar_mass'\] have 22 entries a redshift, the vector 30"):
         figures.correlation_matrix(run.results, parts=["stellar_mass"])
-    with pytest.raises(ValueError, match="'mass' is no coordinate"):
+    with pytest.raises(
+        ValueError, match="'mass' is no axis of the campaign's outputs: halo_mass, stellar_mass, wavenumber"
+    ):
         figures.axis_of(run.results, "mass")
     with pytest.raises(ConfigError, match="powr"):
         figures.clustering(run.results, power="powr")

@@ -7,6 +7,7 @@ and how many of their redshifts it shows.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -305,11 +306,19 @@ def numbers(results: Any, numbers: str = "numbers") -> Any:
 
 def axis_of(results: Any, name: str) -> Any:
     """Where an axis of an output's lies, as the experiment says; no output is read."""
+    axes = _axes(results)
+    if name not in axes:
+        raise ValueError(f"{name!r} is no axis of the campaign's outputs: {', '.join(axes) or 'none'}")
+    return axes[name]
+
+
+@lru_cache(maxsize=1)
+def _axes(results: Any) -> dict[str, Any]:
+    """All of them. Opening the stores of all groups takes seconds where there are many, so figures share them."""
     tree = results.to_xarray()
-    for leaf in getattr(tree, "leaves", (tree,)):
-        if name in leaf.coords:
-            return np.asarray(leaf.coords[name].values, np.float64)
-    raise ValueError(f"{name!r} is no coordinate of the campaign's outputs")
+    leaves = [leaf.to_dataset() for leaf in tree.leaves] if hasattr(tree, "leaves") else [tree]
+    indexes = {str(name): leaf.indexes[name] for leaf in leaves for name in leaf.indexes if name != "trial"}
+    return {name: np.asarray(index.values, np.float64) for name, index in indexes.items()}
 
 
 def _chosen(found: Any, most: int) -> Iterator[tuple[int, Any, str]]:
