@@ -33,12 +33,14 @@ class Mock(staffa.Experiment):
     vectorize = "off"
     ragged = {"galaxies": "n_galaxies"}
     dims = {"counts.halos": ("halo_mass",), "counts.galaxies": ("stellar_mass",), "power": ("wavenumber",)}
+    dims |= {"middle": ("axis",)}
 
     def __init__(self, box=64.0):
         self.box = box
         self.coords = {
             "halo_mass": ((EDGES[1:] + EDGES[:-1]) / 2).tolist(),
             "stellar_mass": ((STARS[1:] + STARS[:-1]) / 2).tolist(),
+            "axis": ["x", "y", "z"],
             "wavenumber": (0.1 * np.arange(1, 9)).tolist(),
         }
 
@@ -62,6 +64,7 @@ class Mock(staffa.Experiment):
             **galaxies,
             "galaxies.quenched": quenched & rows,
             "n_galaxies": np.int32(length),
+            "middle": np.full(3, self.box / 2),
             "n_halos": np.int32(above[0] * volume),
             "counts.halos": random.poisson(-volume * np.diff(above)).astype("i4"),
             "counts.galaxies": np.histogram(stars[:length], STARS)[0].astype("i4"),
@@ -184,9 +187,7 @@ def test_axes_have_names_and_units(run):
     assert [axes.get_ylabel() for axes in drawn.axes] == [r"$P(k)$  (Mpc$^3$)", r"$P(k)\,/\,$noise $-$ 1"]
     with pytest.raises(ValueError, match=r"parts: \['stellar_mass'\] have 22 entries a redshift, the vector 30"):
         figures.correlation_matrix(run.results, parts=["stellar_mass"])
-    with pytest.raises(
-        ValueError, match="'mass' is no axis of the campaign's outputs: halo_mass, stellar_mass, wavenumber"
-    ):
+    with pytest.raises(ValueError, match=r"'mass' is no axis of the campaign's outputs: .*wavenumber"):
         figures.axis_of(run.results, "mass")
     with pytest.raises(ConfigError, match="powr"):
         figures.clustering(run.results, power="powr")

@@ -361,6 +361,10 @@ BROKEN = {
     "nan.csv": ("log_mass,density,rate_0.5\n9.0,1e-2,1.0\n9.5,nan,1.0\n", "line 3: 'nan' in column 'density'"),
     "column.csv": ("log_mass,density,rate_half\n9.0,1e-2,1.0\n", "column 'rate_half' names no share"),
     "lacks.csv": ("log_mass,rate_0.5\n9.0,1.0\n", r"has no 'density', but \['log_mass', 'log_rate', 'share'\]"),
+    "masses.csv": (
+        "redshift,log_mass,density,rate_0.5\n1,9.0,1e-2,1.0\n1,9.5,1e-3,1.0\n2,9.0,1e-2,1.0\n2,9.6,1e-3,1.0\n",
+        "has not the same 'log_mass' at all redshifts",
+    ),
     "empty.csv": ("log_mass,density\n", "'empty.csv' has no rows"),
     "other.txt": ("", "'other.txt' is neither .npz nor .csv"),
 }

@@ -39,8 +39,9 @@ def mass_function(results: Any, counts: str = "halo_counts", box: float | None =
             redshift = float(found["by.redshift"][place])
             expected = volume * (density_above(low, redshift) - density_above(high, redshift))
             mean, error = found["mean"][place], _error_of_mean(found, place)
-            # A bin with a handful of halos in all mocks is not normal: it has no error bar to speak of.
-            seen = mean * found["count"][place] >= 10
+            all_expected = expected * int(found["count"][place])
+            # Of a handful of halos in all mocks neither is the mean normal nor its error known.
+            seen = all_expected >= 10
             fine = np.linspace(low[0], high[-1], 200)
             upper.plot(fine, _slope(fine, redshift), color=colour)
             style = {"fmt": marker, "color": colour, "markersize": 4, "capsize": 2, "linestyle": "none"}
@@ -52,7 +53,7 @@ def mass_function(results: Any, counts: str = "halo_counts", box: float | None =
                 **style,
             )
             lower.errorbar(middles[seen], mean[seen] / expected[seen] - 1, error[seen] / expected[seen], **style)
-            deviations.append((mean - expected)[seen] / error[seen])
+            deviations.append(((mean / expected - 1) * np.sqrt(all_expected))[seen])
             last.append(high[seen].max(initial=low[0]))
         lower.axhline(0, color=MUTED, linewidth=0.8)
         reach = np.nanmax(np.abs(lower.dataLim.intervaly), initial=0.02)
@@ -63,11 +64,11 @@ def mass_function(results: Any, counts: str = "halo_counts", box: float | None =
         lower.set(xlabel=r"log$_{10}$ halo mass  ($M_\odot$)", ylabel="off by")
         lower.yaxis.set_major_formatter("{x:.0%}")
         upper.legend(title="points: mocks; lines: expected")
-    off = np.concatenate(deviations)
+    off = np.concatenate([np.zeros(1), *deviations])  # of no bins none is off
     return drawn, (
         f"Halo mass function, {_mocks(found)}. Points: mean of the mocks with its error; lines: the mass function that "
-        f"halos are drawn from; below: by how much they differ. Over {len(off)} bins the mean square difference is "
-        f"{np.mean(off**2):.2f} in units of the squared errors, the largest {np.abs(off).max():.1f} errors."
+        f"halos are drawn from; below: by how much they differ. Over {len(off) - 1} bins the mean square difference "
+        f"is {(off**2).sum() / max(len(off) - 1, 1):.2f} in units of Poisson's, the largest {np.abs(off).max():.1f} sigma."
     )
 
 
@@ -309,7 +310,7 @@ def axis_of(results: Any, name: str) -> Any:
     axes = _axes(results)
     if name not in axes:
         raise ValueError(f"{name!r} is no axis of the campaign's outputs: {', '.join(axes) or 'none'}")
-    return axes[name]
+    return np.asarray(axes[name].values, np.float64)
 
 
 @lru_cache(maxsize=1)
@@ -317,8 +318,7 @@ def _axes(results: Any) -> dict[str, Any]:
     """All of them. Opening the stores of all groups takes seconds where there are many, so figures share them."""
     tree = results.to_xarray()
     leaves = [leaf.to_dataset() for leaf in tree.leaves] if hasattr(tree, "leaves") else [tree]
-    indexes = {str(name): leaf.indexes[name] for leaf in leaves for name in leaf.indexes if name != "trial"}
-    return {name: np.asarray(index.values, np.float64) for name, index in indexes.items()}
+    return {str(name): leaf.indexes[name] for leaf in leaves for name in leaf.indexes if name != "trial"}
 
 
 def _chosen(found: Any, most: int) -> Iterator[tuple[int, Any, str]]:

@@ -33,8 +33,8 @@ class Recalibration:
     do not count are NaN. Of the histogram only cells that are not empty are kept, at most bins of mass x bins of rate.
 
     Options:
-    - `box`: side of the mocks, comoving Mpc; by default as `shot_noise` (an output, V / rows; null for none) says, which
-      it is held against.
+    - `box`: side of the mocks, comoving Mpc; by default as `shot_noise` (an output, V / rows; null for none) says,
+      which it is held against.
     - `reference`: see `mocks.references`; `Published` by default.
     - `masses`, `rates`: [low, high] of log10 Mpeak / Msun and of log10 SFR; `width` of the bins, dex.
     - `peak`, `stellar`, `specific`: columns with log10 of peak mass, of M*, of SFR / M* in 1 / yr; `length`: their

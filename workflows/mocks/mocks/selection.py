@@ -22,8 +22,8 @@ class Threshold:
 
     Options:
     - `where`: by column [least, most], both included; null for no limit. A galaxy is within all of them.
-    - `box`: side of the mocks, comoving Mpc; by default as `shot_noise` (an output, V / rows; null for none) says, which
-      it is held against.
+    - `box`: side of the mocks, comoving Mpc; by default as `shot_noise` (an output, V / rows; null for none) says,
+      which it is held against.
     - `length`: how many rows a mock has.
 
     `apply` gives each galaxy `selected`. Result: `boxes`, `density` (their mean, per comoving Mpc^3), `scatter`
