@@ -68,7 +68,8 @@ def mass_function(results: Any, counts: str = "halo_counts", box: float | None =
     return drawn, (
         f"Halo mass function, {_mocks(found)}. Points: mean of the mocks with its error; lines: the mass function that "
         f"halos are drawn from; below: by how much they differ. Over {len(off) - 1} bins the mean square difference "
-        f"is {(off**2).sum() / max(len(off) - 1, 1):.2f} in units of Poisson's, the largest {np.abs(off).max():.1f} sigma."
+        f"is {(off**2).sum() / max(len(off) - 1, 1):.2f} in units of Poisson's, the largest {np.abs(off).max():.1f} "
+        "sigma."
     )
 
 
