@@ -1,4 +1,4 @@
-"""Reducers that apply what they found: their tables held against one pass in pandas, whatever becomes of the campaign."""
+"""Reducers that apply what they found: their tables held against one pass in pandas, whatever happens to a campaign."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 import yaml
 from distributed import Client
@@ -53,7 +52,7 @@ class Bad(Centred):
         self.returns = returns
     def apply(self, whole, outputs, params):
         return {"shape": {"y": np.zeros(99)}, "object": {"y": np.array([object()] * len(outputs["x"]))},
-                "list": [1], "key": {"trial": outputs["x"][:, 0]}, "turn": {"y": np.zeros((len(outputs["x"]), len(set(params["a"]))))},
+                "list": [1], "key": {"trial": outputs["x"][:, 0]},
                 "complex": {"y": np.zeros(len(outputs["x"]), complex)}}[self.returns]
 
 class Nowhere(Centred):

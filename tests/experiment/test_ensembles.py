@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from staffa.errors import PluginError
-from staffa.experiment.ensembles import Covariance, Histogram, Quantiles, Reducer
+from staffa.experiment.ensembles import Covariance, Histogram, Outputs, Quantiles, Reducer
 from staffa.experiment.splitting import Split
 
 SIZES = st.lists(st.integers(1, 7), min_size=1, max_size=6)
@@ -80,6 +80,15 @@ def test_what_values_come_to_has_to_have_one_shape() -> None:
     outputs, params = {"e": np.zeros(3)}, {"z": np.array([1.0, 2.0, 2.0])}
     with pytest.raises(PluginError, match=r"reduce.own: 'e' cannot be stacked: of z=1.0 \(1,\).*, of z=2.0 \(2,\)"):
         in_pieces(Split("own", Uneven(), ("z",)), outputs, [2, 1], params)
+
+
+def test_covariance_of_a_vector_alone() -> None:
+    x = made(9, 1)["x"]
+    found = Covariance("x").finish(Covariance("x").map(Outputs({"x": x}, {"x": (3,)}), {}))
+    np.testing.assert_allclose(found["covariance"], np.cov(x.reshape(-1, 3).astype(float).T), rtol=1e-9)
+    one, two = (Covariance("x").map(Outputs({"x": x}, own), {}) for own in ({"x": (3,)}, {}))
+    with pytest.raises(PluginError, match="vectors of length 3 and 1"):
+        Covariance("x").reduce(one, two)
 
 
 def test_covariance_of_single_numbers_and_of_one_trial() -> None:

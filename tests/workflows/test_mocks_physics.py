@@ -1,4 +1,4 @@
-"""Relations that mocks are made of, each against the formula it stands for or a quadrature of its own: nothing is compiled."""
+"""Relations that mocks are made of, each against the formula it stands for or a quadrature of its own."""
 
 import itertools
 
@@ -29,7 +29,7 @@ def sigmoid(x, x0, k, low, high):
 
 
 def lg_density(logm, z):
-    """lg n(>M), of origins 3.3 written anew; of complex numbers, too."""
+    """lg n(>M), written anew; of complex numbers, too."""
     value = -5.330 + sigmoid(z, 1.318, 0.543, -0.171, -1.344) * (z - 3)
     middle = 13.030 + sigmoid(z, 1.781, 1.559, -0.811, -0.510) * (z - 3)
     low = sigmoid(z, 3.620, 0.693, -0.792, -2.442)
@@ -111,7 +111,7 @@ def test_universes_are_as_old_and_dense_as_friedmann_says(name):
     for z in (0.0, 0.5, 3.0):
         assert float(universe.age(z)) == pytest.approx(quad(slower, z, np.inf)[0] / GYR, rel=1e-6)
     assert 10**universe.lgt0 == pytest.approx(float(universe.age(0.0)), rel=1e-12)
-    assert GRAVITY == pytest.approx(constants.G * SUN / MPC / 1e6, rel=1e-4)
+    assert pytest.approx(constants.G * SUN / MPC / 1e6, rel=1e-4) == GRAVITY
     critical = 3 * hubble**2 / (8 * np.pi * constants.G) * MPC**3 / SUN
     assert universe.matter_density == pytest.approx(universe.matter * critical, rel=1e-4)
     radius = float(phase_space.radius(14.0, universe))

@@ -62,7 +62,11 @@ def each(made):
         whole = {name: value[z, number] for name, value in made.items()}
         counts = {"halos": whole["halos.count"], "galaxies": whole["n_galaxies"]}
         cut = [
-            {name.split(".", 1)[1]: value[:count] for name, value in whole.items() if name.startswith(table + ".") and value.ndim}
+            {
+                name.split(".", 1)[1]: value[:count]
+                for name, value in whole.items()
+                if name.startswith(table + ".") and value.ndim
+            }
             for table, count in counts.items()
         ]
         yield REDSHIFTS[z], *cut
@@ -135,7 +139,9 @@ def test_everything_is_within_the_box(made):
     hosts = np.concatenate([own["position"] for _, own, _ in each(made)])
     assert kstest(hosts.ravel() / BOX, "uniform").pvalue > 0.005, "of galaxies it is not: they stand in groups"
     single = recorded({"galaxies.position": jnp.array([np.nextafter(BOX, 0), 0.0, 1.0])}, BOX)["galaxies.position"]
-    assert single.dtype == jnp.float32 and single.tolist() == [0.0, 0.0, 1.0], "in single precision it would be the wall"
+    assert single.dtype == jnp.float32 and single.tolist() == [0.0, 0.0, 1.0], (
+        "in single precision it would be the wall"
+    )
 
 
 # --- histories -------------------------------------------------------------------------------------
@@ -146,15 +152,24 @@ def sigmoid(x, x0, k, low, high):
 
 
 def mass_history(galaxies, times, lgt0):
-    """lg M(t), of origins 3.3 step 2."""
+    """lg M(t) of diffmah, in NumPy."""
     lgt = np.log10(np.minimum(times, galaxies["t_peak"][:, None]))
-    index = sigmoid(lgt, *(np.asarray(one)[..., None] for one in (galaxies["logtc"], 3.5, galaxies["early_index"], galaxies["late_index"])))
+    index = sigmoid(
+        lgt,
+        *(
+            np.asarray(one)[..., None]
+            for one in (galaxies["logtc"], 3.5, galaxies["early_index"], galaxies["late_index"])
+        ),
+    )
     return galaxies["logm0"][:, None] + index * (lgt - lgt0)
 
 
 def star_history(galaxies, lgm, times, fb):
-    """SFR(t), of origins 3.3 step 5."""
-    own = {name: galaxies[name][:, None] for name in ("lgmcrit", "lgy_at_mcrit", "indx_lo", "indx_hi", "lg_qt", "qlglgdt", "lg_drop", "lg_rejuv")}
+    """SFR(t) of diffstar, in NumPy."""
+    own = {
+        name: galaxies[name][:, None]
+        for name in ("lgmcrit", "lgy_at_mcrit", "indx_lo", "indx_hi", "lg_qt", "qlglgdt", "lg_drop", "lg_rejuv")
+    }
     slope = sigmoid(lgm, own["lgmcrit"], 9, own["indx_lo"], own["indx_hi"])
     main = fb * 10**lgm * 10 ** (own["lgy_at_mcrit"] + slope * (lgm - own["lgmcrit"]))
 
@@ -224,7 +239,7 @@ def correlations(vectors):
 
 
 def shot_noise(found, z):
-    """Of each mock by what it differs from its mean: halos' numbers by mass, their places, speeds and their galaxies' stars."""
+    """By what each mock differs from the mean: halos' numbers by mass, places and speeds, and their galaxies' lines."""
     edges = np.array([LEAST, 11.7, 12.0, 12.5, 17])
     mean = -np.diff([float(mass_function.mean_count(edge, z, BOX)) for edge in edges[:-1]] + [0.0])
     rows = min(found["halos.count"])
@@ -268,7 +283,9 @@ def test_each_stage_is_drawn_in_one_place(monkeypatch):
     row_keys = draws.row_keys
 
     def listening(key, stage, rows):
-        outside = [frame for frame in extract_stack() if frame.filename.endswith(("mocks/populate.py", "mocks/halos.py"))]
+        outside = [
+            frame for frame in extract_stack() if frame.filename.endswith(("mocks/populate.py", "mocks/halos.py"))
+        ]
         asked[stage].add((outside[-1].filename, outside[-1].lineno, outside[-1].colno))
         return row_keys(key, stage, rows)
 
@@ -284,7 +301,7 @@ def test_each_stage_is_drawn_in_one_place(monkeypatch):
 
 
 def test_neither_room_nor_chunk_changes_what_there_is_and_what_does_not_fit_is_counted(made):
-    """Not a byte of what is recorded, in single precision; the program is another, so doubles may differ in the last bit."""
+    """Not a byte of what is recorded; the program is another, so doubles may differ in the last bit."""
     key = jax.random.split(jax.random.key(5), (len(REDSHIFTS), MOCKS))[0, 0]
     whole = {name: jnp.asarray(value[0, 0]) for name, value in made.items()}
     number, count = int(whole["n_galaxies"]), int(whole["halos.count"])

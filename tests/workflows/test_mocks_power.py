@@ -49,7 +49,7 @@ def test_a_plane_wave_has_its_power_in_its_bin(wave):
 
 
 def test_points_on_a_wave_have_its_power_and_their_shot_noise(power):
-    """1,000 times as many points as waves: the power of the wave they were drawn from, which the mesh smooths by 0.2 %."""
+    """Of very many points: the power of the wave they were drawn from, which the mesh smooths by 0.2 %."""
     random = np.random.default_rng(2)
     x = random.random(400_000)
     kept = x[random.random(400_000) < (1 + 0.5 * np.cos(2 * np.pi * x)) / 1.5]

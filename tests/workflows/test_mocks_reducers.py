@@ -242,6 +242,9 @@ def test_boxes_that_cannot_be_counted_are_left_out_and_said():
     outputs["galaxies.logsm_t_obs"][1, 9] = np.nan
     outputs["shot_noise"][2] = np.nan  # galaxies were lost
     whole, columns = recalibrated(Recalibration(**LENGTH), outputs, 0.5, 1)
+    told = in_pieces(Recalibration(), outputs, {"redshift": np.full(50, 0.5)}, 2)
+    assert told["volume"] == pytest.approx(whole["volume"], rel=1e-6) and told["boxes"] == 47
+    np.testing.assert_allclose(told["logsm"], whole["logsm"], atol=1e-6)
     assert whole["boxes"] == 47 and whole["left_out"] == 3 and whole["volume"] == 47 * BOX**3
     assert whole["galaxies"].sum() == outputs["n_galaxies"][4:].sum()
     assert np.isfinite(columns["logsm"][1, :9]).all() and np.isnan(columns["logsm"][1, 9:]).all()
@@ -258,12 +261,27 @@ def test_what_a_recalibration_cannot_do_is_refused_or_said():
     with pytest.raises(ConfigError, match=r"box: 41 is not the side .* by 'shot_noise'\n  box: 40"):
         recalibrated(Recalibration(box=41, shot_noise="shot_noise"), outputs, 1.0, 1)
     nothing = {name: values[:0] for name, values in outputs.items()}
+    both = {name: np.concatenate([values, values]) for name, values in outputs.items()}
+    both["shot_noise"] = both["shot_noise"] * np.repeat([1, 8], 20)
+    with pytest.raises(ConfigError, match=r"box: mocks of 40 to 80 comoving Mpc are reduced as one"):
+        recalibrated(Recalibration(), both, 1.0, 1)
     with pytest.raises(ConfigError, match="no box is left to learn of: 0 were left out"):
         reducer.finish(reducer.map(nothing, {"redshift": np.zeros(0)}))
     with pytest.raises(ValueError, match=r"masses: \[12.0, 11.0\] is not an interval"):
         Recalibration(box=BOX, masses=(12.0, 11.0))
     with pytest.raises(ValueError, match="box: 0 is not the side"):
         Recalibration(box=0)
+    with pytest.raises(ValueError, match="neither it nor shot_noise tells"):
+        Recalibration(shot_noise=None)
+    empty = {name: values[:1] * 0 for name, values in outputs.items()} | {"shot_noise": np.array([np.nan])}
+    with pytest.raises(ConfigError, match="no box at 1 has a galaxy to learn of"):
+        recalibrated(Recalibration(), empty, 1.0, 1)
+    assert (
+        Threshold({"galaxies.quenched": [1, None]}).finish(Threshold({"galaxies.quenched": [1, None]}).map(empty, {}))[
+            "density"
+        ]
+        == 0
+    )
 
 
 def test_published_numbers():
@@ -343,6 +361,10 @@ BROKEN = {
     "nan.csv": ("log_mass,density,rate_0.5\n9.0,1e-2,1.0\n9.5,nan,1.0\n", "line 3: 'nan' in column 'density'"),
     "column.csv": ("log_mass,density,rate_half\n9.0,1e-2,1.0\n", "column 'rate_half' names no share"),
     "lacks.csv": ("log_mass,rate_0.5\n9.0,1.0\n", r"has no 'density', but \['log_mass', 'log_rate', 'share'\]"),
+    "masses.csv": (
+        "redshift,log_mass,density,rate_0.5\n1,9.0,1e-2,1.0\n1,9.5,1e-3,1.0\n2,9.0,1e-2,1.0\n2,9.6,1e-3,1.0\n",
+        "has not the same 'log_mass' at all redshifts",
+    ),
     "empty.csv": ("log_mass,density\n", "'empty.csv' has no rows"),
     "other.txt": ("", "'other.txt' is neither .npz nor .csv"),
 }
@@ -396,16 +418,22 @@ def test_a_number_density_is_met_by_one_threshold_for_all(seed):
 def test_a_density_that_is_not_to_be_had_is_said_and_nobody_is_chosen():
     outputs = boxes(20)
     outputs["galaxies.logmp_t_obs"][:] = np.minimum(outputs["galaxies.logmp_t_obs"], 12.0)
-    available = outputs["n_galaxies"].sum() / (20 * BOX**3)
-    with pytest.warns(StaffaWarning, match=rf"density: 1 \(all\) .* there are {available:.3g}"):
-        reducer = NumberDensity("galaxies.logmp_t_obs", {"all": 1.0, "half": available / 2}, BOX, [10.0, 13.0])
+    total, targets = outputs["n_galaxies"].sum(), {"all": 1.0, "half": outputs["n_galaxies"].sum() / (40 * BOX**3)}
+    with pytest.warns(
+        StaffaWarning, match=rf"density: 1 \(all\) .*: there are {total} galaxies in 1\.28e\+06 comoving"
+    ):
+        reducer = NumberDensity("galaxies.logmp_t_obs", targets, [10.0, 13.0])
         found = in_pieces(reducer, outputs, {}, 1)
     assert found["reached"].tolist() == [False, True] and found["threshold"][0] == np.inf
     columns = reducer.apply(found, outputs, {})
     assert not columns["all"].any() and columns["half"].any()
-    with pytest.warns(StaffaWarning, match=r"lie above the range, to 11\.4"):
-        few = in_pieces(NumberDensity("galaxies.logmp_t_obs", 1e-5, BOX, [10.0, 11.4]), outputs, {}, 1)
-    assert not few["reached"].any()
+    for density, limits, words in (
+        (1e-5, [10.0, 11.4], r"\d+ galaxies lie above the range, to 11\.4,"),
+        (targets["half"], [11.9, 13.0], r"only \d+ galaxies lie in the range, from 11\.9,"),
+        (1e-8, [10.0, 13.0], r"that is 0\.013 galaxies"),
+    ):
+        with pytest.warns(StaffaWarning, match=words):
+            assert not in_pieces(NumberDensity("galaxies.logmp_t_obs", density, limits), outputs, {}, 1)["reached"]
     for wrong, words in (({"density": -1.0}, "density: -1.0"), ({"range": [2, 1]}, r"range: \[2, 1\]")):
         with pytest.raises(ValueError, match=words):
             NumberDensity(**{"of": "x", "density": 1.0, "box": BOX, "range": [0, 1], **wrong})
@@ -433,4 +461,4 @@ def test_reducers_can_be_named_in_a_campaign_file():
     folder = Path(__file__).parents[2] / "workflows" / "mocks"
     block = {"use": "mocks/reducers.py:Recalibration", "box": 64.0, "reference": {"use": "mocks/reducers.py:Published"}}
     made = build(block, folder, "reduce.recalibrated")
-    assert made.applies == "galaxies" and made.boxes.volume == 64.0**3
+    assert made.applies == "galaxies" and made.boxes.box == 64.0

@@ -93,7 +93,9 @@ def test_a_smoke_run_has_its_tables(smoke):
 
 def test_what_is_measured_is_of_what_is_recorded(smoke):
     draws = smoke.results.draws.to_pandas()
-    masses = smoke.query('select trial, list("galaxies.logsm_t_obs") as m from galaxies group by 1').set_index("trial")["m"]
+    masses = smoke.query('select trial, list("galaxies.logsm_t_obs") as m from galaxies group by 1').set_index("trial")[
+        "m"
+    ]
     model = imported()
     for row in draws.to_dict("records"):
         assert row["shot_noise"] == pytest.approx(SMALL["box"] ** 3 / row["n_galaxies"], rel=1e-6)
@@ -106,7 +108,9 @@ def test_what_is_measured_is_of_what_is_recorded(smoke):
 
 def test_one_program_makes_all_redshifts(smoke):
     """So the run compiles once, for three groups of one redshift each."""
-    lines = [json.loads(line) for path in smoke.root.glob("ledger/events-*.jsonl") for line in path.read_text().splitlines()]
+    lines = [
+        json.loads(line) for path in smoke.root.glob("ledger/events-*.jsonl") for line in path.read_text().splitlines()
+    ]
     compiled = [line["compiles"] for line in lines if line.get("compiles") is not None]
     assert len(compiled) == 3 and sum(number > 0 for number in compiled) <= 1
 

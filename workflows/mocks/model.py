@@ -1,4 +1,4 @@
-"""Mock catalogues of galaxies with halos of their own: what noise a box of the universe has, told by very many of them."""
+"""Mock catalogues of galaxies with halos of their own: very many of them tell what noise a box of the universe has."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class Mock(staffa.Experiment):
     """One box of galaxies at one redshift.
 
     The key of the (one) step makes all of it: see `mocks.draws`. What a mock draws beyond the room there is for it (one
-    in a million does, see `mocks.rooms`) is not cut in silence: `shot_noise` is then NaN, so that its trial is flagged, as is
-    that of a mock without any galaxy. `n_halos` and `n_galaxies` say how many are recorded.
+    in a million does, see `mocks.rooms`) is not cut in silence: `shot_noise` is then NaN, so that its trial is flagged,
+    as is that of a mock without any galaxy. `n_halos` and `n_galaxies` say how many are recorded.
 
     Options:
     - `box`: side of the periodic cube, comoving Mpc.

@@ -25,7 +25,7 @@ import pyarrow as pa
 from staffa.campaign.model import ReduceConfig
 from staffa.campaign.plan import Plan
 from staffa.errors import ConfigError, PluginError, WorkspaceError, near
-from staffa.experiment.ensembles import Arrays, Reducer
+from staffa.experiment.ensembles import Arrays, Outputs, Reducer
 from staffa.experiment.registry import build
 from staffa.experiment.splitting import Split, apply_own, plain, without
 from staffa.storage.derived import RESERVED
@@ -147,7 +147,7 @@ def mapped(block: Block, found: Mapping[str, Reducer]) -> dict[str, Arrays]:
     """
     params, numbers = _params(block), _numbers(block)
     return {
-        name: plain(name, reducer.map(_wanted(reducer, numbers), params))
+        name: plain(name, reducer.map(_wanted(reducer, block), params))
         for name, reducer in found.items()
         if _able(reducer, numbers, params)
     }
@@ -232,7 +232,7 @@ def wanted(reducers: Iterable[Reducer], layout: GroupLayout) -> set[str]:
 
 def applied(name: str, reducer: Reducer, whole: Arrays, block: Block) -> pa.Table:
     """What a reducer applies to the rows of a batch. Raises `PluginError` for what is no column of them."""
-    found = apply_own(name, reducer, whole, _wanted(reducer, _numbers(block)), _params(block))
+    found = apply_own(name, reducer, whole, _wanted(reducer, block), _params(block))
     try:
         return applied_table(block, applies(reducer) or "", found)
     except ValueError as error:
@@ -266,10 +266,11 @@ def _of(reducer: Reducer) -> set[str]:
     return {of} if isinstance(of, str) else set(of)
 
 
-def _wanted(reducer: Reducer, outputs: Arrays) -> Arrays:
-    """What a reducer is given: the outputs it names, or all."""
-    of = _of(reducer)
-    return {name: values for name, values in outputs.items() if name in of or not of}
+def _wanted(reducer: Reducer, block: Block) -> Outputs:
+    """What a reducer is given: the outputs it names, or all that are numbers."""
+    of, numbers = _of(reducer), _numbers(block)
+    given = {name: values for name, values in numbers.items() if name in of or not of}
+    return Outputs(given, {name: block.layouts[name].shape for name in given})
 
 
 def _params(block: Block) -> Arrays:

@@ -42,8 +42,7 @@ def batch_graph(order: Order, sampling: Sampling, worker: str | None = None) -> 
 def reduce_graph(seal: reduce.SealOrder, segments: int, worker: str | None = None) -> Delayed:
     """One part of the archive: read its batches, make tables and summaries, seal."""
     tables, rows, answers = [], [], []
-    again = f".{seal.issue}" if seal.issue > 1 else ""
-    tag = f"{seal.part.replace('part-', 'p')}{again}"
+    tag = seal.tag
     with _on("archive", worker):
         if seal.task != "seal":
             work_of = {"answer": reduce.answer, "prune": reduce.prune, "apply": reduce.apply}

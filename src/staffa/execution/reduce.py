@@ -50,6 +50,14 @@ class SealOrder:
     """To apply: names of reducers, and of their answers."""
     issue: int = 1
     """How often this run has issued the seal: its tasks are never called like earlier ones."""
+    run: str = ""
+    """Names the run. A worker that still does what an earlier one asked takes a task of that name for the same, and
+    answers with that one's."""
+
+    @property
+    def tag(self) -> str:
+        again = f".{self.issue}" if self.issue > 1 else ""
+        return f"{self.part.replace('part-', 'p')}{again}{'~' * bool(self.run)}{self.run}"
 
     def order(self, batch: int) -> Order:
         return Order(self.root, self.plan, self.generation, self.group, batch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
@@ -50,6 +51,7 @@ class Sealing:
         """Whether what reducers found is being applied to the rows of the archive."""
         self._applied: dict[str, Mapping[str, Any]] = {}
         """By path the files that came of it, as they will be listed."""
+        self._run = os.urandom(4).hex()
         self._issues: Counter[str] = Counter()
         self._errors: Counter[int] = Counter()
 
@@ -112,7 +114,7 @@ class Sealing:
                 continue
             self._issues[part.name] += 1
             self.board.sealing.add(number)
-            return number, replace(seal, issue=self._issues[part.name])
+            return number, replace(seal, issue=self._issues[part.name], run=self._run)
         return None
 
     def again(self, number: int, *, fault: bool = False) -> int:

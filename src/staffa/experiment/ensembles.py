@@ -14,8 +14,26 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from staffa.errors import PluginError
+
 Array = npt.NDArray[Any]
 Arrays = Mapping[str, Array]
+
+
+class Outputs(dict[str, Array]):
+    """What some trials recorded, by name: (trials, [chain,] [draw,] own).
+
+    Arguments:
+    - `own`: the shapes of what each records at a draw, as far as they are known: the last axes of its array.
+    """
+
+    def __init__(self, arrays: Arrays, own: Mapping[str, tuple[int, ...]]) -> None:
+        super().__init__(arrays)
+        self.own = own
+
+    def of(self, rows: Any) -> Outputs:
+        """The same of some of the trials."""
+        return Outputs({name: array[rows] for name, array in self.items()}, self.own)
 
 
 @runtime_checkable
@@ -26,7 +44,7 @@ class Reducer(Protocol):
         """What some trials come to.
 
         Arguments:
-        - `outputs`: by name (trials, [chain,] [draw,] own).
+        - `outputs`: by name (trials, [chain,] [draw,] own); `outputs.own` has the shape of each at a draw.
         - `params`: by name (trials,).
         """
 
@@ -79,6 +97,10 @@ class Covariance:
         return {"count": np.array(len(rows)), "mean": mean, "products": apart.T @ apart}
 
     def reduce(self, one: Arrays, two: Arrays) -> Arrays:
+        sizes = [len(answer["mean"]) for answer in (one, two)]
+        if sizes[0] != sizes[1]:
+            what = f"{' + '.join(self.of)}: the covariance of vectors of length {sizes[0]} and {sizes[1]}"
+            raise PluginError(what, "groups that record other shapes, or answers of before: archive/reduced")
         count = one["count"] + two["count"]
         apart = two["mean"] - one["mean"]
         weight = two["count"] / np.maximum(count, 1)
@@ -96,7 +118,8 @@ class Covariance:
     def _rows(self, outputs: Arrays, name: str) -> Array:
         """(samples, n) in double precision; all outputs have the same trials, chains and draws."""
         values = np.asarray(outputs[name], np.float64)
-        lead = min(np.ndim(outputs[one]) for one in self.of)
+        own = outputs.own if isinstance(outputs, Outputs) else {}
+        lead = min(np.ndim(outputs[one]) - len(own.get(one, ())) for one in self.of)
         if self.within:
             values = values.mean(axis=tuple(range(1, lead)))
         rows = len(values) if self.within else math.prod(values.shape[:lead])

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from staffa.errors import PluginError, StaffaError
-from staffa.experiment.ensembles import Array, Arrays, Reducer
+from staffa.experiment.ensembles import Array, Arrays, Outputs, Reducer
 from staffa.trial import Scalar
 
 Values = tuple[Scalar, ...]
@@ -45,8 +45,7 @@ class Split:
         """By value what its trials come to."""
         found = {}
         for values, rows in self._apart(params):
-            own = {name: array[rows] for name, array in outputs.items()}
-            given = {name: array[rows] for name, array in params.items()}
+            own, given = self._of(rows, outputs, params)
             found[values] = plain(self.name, self.reducer.map(own, given))
         return self._packed(found)
 
@@ -76,8 +75,7 @@ class Split:
             if values not in place:
                 raise PluginError(f"reduce.{self.name}: nothing was found of {self._said(values)}")
             one = {key: array[place[values]] for key, array in whole.items() if not key.startswith(BY)}
-            own = {name: array[rows] for name, array in outputs.items()}
-            given = {name: array[rows] for name, array in params.items()}
+            own, given = self._of(rows, outputs, params)
             made = apply_own(self.name, self.reducer, one, own, given)
             found = self._spread(found, made, rows, trials)
         return found
@@ -105,6 +103,10 @@ class Split:
             whole[rows] = array
             found[name] = whole
         return found
+
+    def _of(self, rows: Any, outputs: Arrays, params: Arrays) -> tuple[Arrays, Arrays]:
+        given = {name: array[rows] for name, array in params.items()}
+        return outputs.of(rows) if isinstance(outputs, Outputs) else Outputs(outputs, {}).of(rows), given
 
     def _apart(self, params: Arrays) -> Iterator[tuple[Values, Any]]:
         """Each value there is, and where its trials are; all of them as a slice, which takes no copy."""

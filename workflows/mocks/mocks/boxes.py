@@ -15,18 +15,23 @@ from staffa.errors import ConfigError
 
 Arrays = Mapping[str, Any]
 
+SAME = 1.001
+"""Volumes that differ by less are one: they are told in single precision."""
+
 
 class Boxes:
     """Periodic cubes of one size.
 
     Arguments:
-    - `box`: their side, comoving Mpc.
+    - `box`: their side, comoving Mpc; None: as `shot_noise` says.
     - `length`: the output that says how many rows a mock has.
-    - `shot_noise`: an output that is V / rows, to hold `box` against; None: not held against anything.
+    - `shot_noise`: an output that is V / rows, and NaN where rows were lost; None: no mock tells.
     """
 
-    def __init__(self, box: float, length: str, shot_noise: str | None = None) -> None:
-        if not 0 < box < np.inf:
+    def __init__(self, box: float | None, length: str, shot_noise: str | None = None) -> None:
+        if box is None and shot_noise is None:
+            raise ValueError("box: neither it nor shot_noise tells of the volume")
+        if box is not None and not 0 < box < np.inf:
             raise ValueError(f"box: {box!r} is not the side of a cube in comoving Mpc")
         self.box, self.length, self.shot_noise = box, length, shot_noise
 
@@ -34,17 +39,31 @@ class Boxes:
     def of(self) -> list[str]:
         return [self.length] if self.shot_noise is None else [self.length, self.shot_noise]
 
-    @property
-    def volume(self) -> float:
-        """Of one, comoving Mpc^3."""
-        return self.box**3
+    def counted(self, outputs: Arrays, sound: Any) -> dict[str, Any]:
+        """Mocks that count, those that do not, and the least and the largest volume they tell of."""
+        told = self._told(outputs)
+        return {
+            "boxes": np.array(sound.sum()),
+            "left_out": np.array((~sound).sum()),
+            "volumes": np.array([told.min(initial=np.inf), told.max(initial=0.0)]),
+        }
+
+    def joined(self, one: Arrays, two: Arrays) -> dict[str, Any]:
+        """Those of two sets of mocks."""
+        (least, most), (less, more) = one["volumes"], two["volumes"]
+        counts = {name: one[name] + two[name] for name in ("boxes", "left_out")}
+        return {**counts, "volumes": np.array([min(least, less), max(most, more)])}
+
+    def volume(self, whole: Arrays) -> float:
+        """Of one mock, comoving Mpc^3; 0 where nothing tells. Raises `ConfigError` for mocks of several sizes."""
+        least, most = whole["volumes"]
+        if most > least * SAME:
+            sides = " to ".join(f"{volume ** (1 / 3):.6g}" for volume in (least, most))
+            raise ConfigError(f"box: mocks of {sides} comoving Mpc are reduced as one", "by: experiment.box")
+        return float(most) if self.box is None else self.box**3
 
     def rows(self, outputs: Arrays, columns: Sequence[str]) -> tuple[Any, Any]:
-        """Which mocks count (trials,), and which rows of those that do (trials, room).
-
-        Raises `ConfigError` where the mocks are of another size.
-        """
-        self._check(outputs)
+        """Which mocks count (trials,), and which rows of those that do (trials, room)."""
         lengths = np.asarray(outputs[self.length])
         room = outputs[columns[0]].shape[1]
         there = self.there(outputs, room)
@@ -65,16 +84,16 @@ class Boxes:
             return np.False_
         return np.isnan(outputs[self.shot_noise]) & (np.asarray(outputs[self.length]) > 0)
 
-    def _check(self, outputs: Arrays) -> None:
+    def _told(self, outputs: Arrays) -> Any:
+        """Volumes, of those mocks that tell. Raises `ConfigError` where that is not the box's."""
         if self.shot_noise is None:
-            return
+            return np.zeros(0)
         rows = np.asarray(outputs[self.length], np.float64)
         told = np.asarray(outputs[self.shot_noise], np.float64) * rows
-        known = np.isfinite(told) & (rows > 0)
-        wrong = known & (np.abs(told / self.volume - 1) > 1e-3)
-        if wrong.any():
-            first = int(np.flatnonzero(wrong)[0])
-            raise ConfigError(
-                f"box: {self.box!r} is not the side of these mocks, by {self.shot_noise!r}",
-                f"box: {told[first] ** (1 / 3):.6g}",
-            )
+        told = told[np.isfinite(told) & (rows > 0)]
+        if self.box is not None:
+            wrong = told[(told > self.box**3 * SAME) | (told * SAME < self.box**3)]
+            if len(wrong):
+                what = f"box: {self.box!r} is not the side of these mocks, by {self.shot_noise!r}"
+                raise ConfigError(what, f"box: {wrong[0] ** (1 / 3):.6g}")
+        return told

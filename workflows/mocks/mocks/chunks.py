@@ -15,7 +15,7 @@ def in_chunks(
     """What a function of rows' numbers, (chunk,), gives for rows 0 .. count - 1: arrays of `room` rows and a chunk.
 
     Arguments:
-    - `function`: a pytree of arrays (chunk, …). It is also asked for some rows from `count` on, whose answers mean nothing.
+    - `function`: a pytree of arrays (chunk, …). Also asked for some rows from `count` on, whose answers mean nothing.
     - `into`, `behind`: where given, the answers go into these arrays, from row `behind` on.
 
     The chunk more is there since the last write may reach behind the room (and XLA would shift it to where it fits).

@@ -7,6 +7,7 @@ and how many of their redshifts it shows.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -31,15 +32,16 @@ def mass_function(results: Any, counts: str = "halo_counts", box: float | None =
     width = middles[1] - middles[0]
     low, high = middles - width / 2, middles + width / 2
     with styled():
-        drawn = figure(6.0, 4.6)
+        drawn = figure(5.2)
         upper, lower = drawn.subplots(2, 1, sharex=True, height_ratios=(3, 1))
         deviations, last = list[Any](), list[float]()
         for place, colour, marker in _chosen(found, redshifts):
             redshift = float(found["by.redshift"][place])
             expected = volume * (density_above(low, redshift) - density_above(high, redshift))
             mean, error = found["mean"][place], _error_of_mean(found, place)
-            # A bin with a handful of halos in all mocks is not normal: it has no error bar to speak of.
-            seen = mean * found["count"][place] >= 10
+            all_expected = expected * int(found["count"][place])
+            # Of a handful of halos in all mocks neither is the mean normal nor its error known.
+            seen = all_expected >= 10
             fine = np.linspace(low[0], high[-1], 200)
             upper.plot(fine, _slope(fine, redshift), color=colour)
             style = {"fmt": marker, "color": colour, "markersize": 4, "capsize": 2, "linestyle": "none"}
@@ -51,7 +53,7 @@ def mass_function(results: Any, counts: str = "halo_counts", box: float | None =
                 **style,
             )
             lower.errorbar(middles[seen], mean[seen] / expected[seen] - 1, error[seen] / expected[seen], **style)
-            deviations.append((mean - expected)[seen] / error[seen])
+            deviations.append(((mean / expected - 1) * np.sqrt(all_expected))[seen])
             last.append(high[seen].max(initial=low[0]))
         lower.axhline(0, color=MUTED, linewidth=0.8)
         reach = np.nanmax(np.abs(lower.dataLim.intervaly), initial=0.02)
@@ -62,50 +64,56 @@ def mass_function(results: Any, counts: str = "halo_counts", box: float | None =
         lower.set(xlabel=r"log$_{10}$ halo mass  ($M_\odot$)", ylabel="off by")
         lower.yaxis.set_major_formatter("{x:.0%}")
         upper.legend(title="points: mocks; lines: expected")
-    off = np.concatenate(deviations)
+    off = np.concatenate([np.zeros(1), *deviations])  # of no bins none is off
     return drawn, (
         f"Halo mass function, {_mocks(found)}. Points: mean of the mocks with its error; lines: the mass function that "
-        f"halos are drawn from; below: by how much they differ. Over {len(off)} bins the mean square difference is "
-        f"{np.mean(off**2):.2f} in units of the squared errors, the largest {np.abs(off).max():.1f} errors."
+        f"halos are drawn from; below: by how much they differ. Over {len(off) - 1} bins the mean square difference "
+        f"is {(off**2).sum() / max(len(off) - 1, 1):.2f} in units of Poisson's, the largest {np.abs(off).max():.1f} "
+        "sigma."
     )
 
 
-def main_sequence(results: Any, plane: str = "main_sequence", redshifts: int = 3) -> Any:
+def main_sequence(results: Any, plane: str = "main_sequence", redshifts: int = 4) -> Any:
     """Specific star formation rate by stellar mass, quenched galaxies apart. Options: `plane`: a `Plane` of the two."""
     found = results.reduced[plane]
     places = [place for place, *_ in _chosen(found, redshifts)]
     with styled():
-        drawn = figure(6.8, 3.2)
-        panels = np.atleast_1d(drawn.subplots(1, len(places), sharex=True, sharey=True))
-        most = found["counts"][places].sum(axis=1).max()
-        for axes, place in zip(panels, places, strict=True):
-            x, y, counts = found["x_edges"][place], found["y_edges"][place], found["counts"][place]
-            both = np.ma.masked_equal(counts.sum(axis=0), 0)
-            mesh = axes.pcolormesh(
-                x, y, both.T, norm=LogNorm(1, max(most, 2)), cmap="Greys", rasterized=True, alpha=0.7
-            )
-            for kind, colour, dashes in ((0, BLUE, "-"), (1, ORANGE, "--")):
-                _contours(axes, x, y, counts[kind], colour, dashes)
-            redshift = float(found["by.redshift"][place])
-            if 0.2 <= redshift <= 3.0:
-                line = np.linspace(8.5, x[-1], 20)
-                axes.plot(line, Published().main_sequence(line, redshift) - line, ":", color=INK, linewidth=1.2)
-            share = counts[1].sum() / max(counts.sum(), 1)
-            axes.set_title(f"z = {redshift:.3g}, {share:.0%} quenched")
-            axes.set_xlim(*_filled(x, counts.sum(axis=(0, 2))))
-        panels[0].set_ylim(*_filled(found["y_edges"][0], found["counts"][places].sum(axis=(0, 1, 2))))
-        panels[0].set_ylabel(r"log$_{10}$ SFR / $M_\star$  (yr$^{-1}$)")
-        drawn.supxlabel(r"log$_{10}$ stellar mass  ($M_\odot$)", fontsize=10)
-        drawn.colorbar(mesh, ax=list(panels), pad=0.01, aspect=30).set_label("galaxies")
-        for colour, dashes, name in ((BLUE, "-", "forming stars"), (ORANGE, "--", "quenched")):
-            panels[0].plot([], [], color=colour, linestyle=dashes, label=name)
-        panels[0].plot([], [], ":", color=INK, linewidth=1.2, label="Speagle et al. 2014")
-        drawn.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+        drawn = figure(5.4)
+        rows = -(-len(places) // 2)
+        grid = drawn.subplots(rows, min(len(places), 2), sharex=True, sharey=True, squeeze=False)
+        for axes in grid.ravel()[len(places) :]:
+            axes.set_axis_off()
+        shown = found["counts"][places].sum(axis=1)
+        for axes, place in zip(grid.ravel(), places, strict=False):
+            mesh = _plane(axes, found, place, max(int(shown.max()), 2))
+        grid[0, 0].set_xlim(*_filled(found["x_edges"][0], shown.sum(axis=(0, 2))))
+        grid[0, 0].set_ylim(*_filled(found["y_edges"][0], shown.sum(axis=(0, 1))))
+        drawn.supylabel(r"log$_{10}$ SFR / $M_\star$  (yr$^{-1}$)", fontsize=12)
+        drawn.supxlabel(r"log$_{10}$ stellar mass  ($M_\odot$)", fontsize=12)
+        drawn.colorbar(mesh, ax=grid.ravel().tolist(), pad=0.01, aspect=40).set_label("galaxies")
+        for colour, style, name in ((BLUE, "-", "forming stars"), (ORANGE, "--", "quenched"), (INK, ":", "observed")):
+            grid[0, 0].plot([], [], style, color=colour, label=name)
+        drawn.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return drawn, (
         f"Star formation by stellar mass, {_mocks(found)}. Grey: galaxies in all mocks; contours hold 39 % and 86 % of "
-        "those that form stars (solid) and of the quenched (dashed); dotted: an observed main sequence. "
+        "those that form stars (solid) and of the quenched (dashed); dotted: the main sequence of Speagle et "
+        "al. (2014). "
         f"{int(found['outside'].sum()):,} galaxies lie outside of what was counted."
     )
+
+
+def _plane(axes: Any, found: Any, place: int, most: int) -> Any:
+    """One redshift of a plane; returns what the scale of colours is made of."""
+    x, y, counts = found["x_edges"][place], found["y_edges"][place], found["counts"][place]
+    redshift, both = float(found["by.redshift"][place]), np.ma.masked_equal(counts.sum(axis=0), 0)
+    mesh = axes.pcolormesh(x, y, both.T, norm=LogNorm(1, most), cmap="Greys", rasterized=True, alpha=0.7)
+    for kind, colour, dashes in ((0, BLUE, "-"), (1, ORANGE, "--")):
+        _contours(axes, x, y, counts[kind], colour, dashes)
+    if 0.2 <= redshift <= 3.0:
+        line = np.linspace(8.5, x[-1], 20)
+        axes.plot(line, Published().main_sequence(line, redshift) - line, ":", color=INK)
+    axes.set_title(f"z = {redshift:.3g}, {counts[1].sum() / max(counts.sum(), 1):.0%} quenched")
+    return mesh
 
 
 def clustering(results: Any, power: str = "power", numbers: str = "numbers", redshifts: int = 4) -> Any:
@@ -116,7 +124,7 @@ def clustering(results: Any, power: str = "power", numbers: str = "numbers", red
     found, noises = results.reduced[power], results.reduced[numbers]["mean"][:, -1]
     k = axis_of(results, "wavenumber")
     with styled():
-        drawn = figure(6.0, 4.6)
+        drawn = figure(5.2)
         upper, lower = drawn.subplots(2, 1, sharex=True, height_ratios=(3, 2))
         chosen = list(_chosen(found, redshifts))
         places = [place for place, *_ in chosen]
@@ -160,31 +168,38 @@ def correlation_matrix(
         raise ValueError(f"parts: {list(parts)} have {size} entries a redshift, the vector {len(matrix) / len(at):g}")
     shown = np.where(np.outer(found["constant"], found["constant"]), np.nan, matrix)
     shown[found["constant"]] = shown[:, found["constant"]] = np.nan
+    step = -(-len(at) // 8)
+    ticks = [(place + 0.5) * size for place in range(0, len(at), step)], [f"{one:.2g}" for one in at[::step]]
+    ends = np.cumsum([0, *lengths])
     own = slice(redshift * size, (redshift + 1) * size)
+    names = (ends[1:] + ends[:-1]) / 2, [part.replace("_", " ") for part in parts]
     with styled():
-        drawn = figure(7.0, 3.7)
-        left, right = drawn.subplots(1, 2)
-        for axes, values in ((left, shown), (right, shown[own, own])):
-            mesh = axes.pcolormesh(values, cmap="PuOr", vmin=-1, vmax=1, rasterized=True)
-            axes.set(aspect="equal", facecolor="#d9dde1")
-            axes.invert_yaxis()
-            axes.spines[:].set_visible(False)
-            axes.tick_params(length=0)
-        step = -(-len(at) // 8)
-        ticks = [(place + 0.5) * size for place in range(0, len(at), step)], [f"{one:.2g}" for one in at[::step]]
-        left.set_xticks(*ticks)
-        left.set_yticks(*ticks)
-        left.set(xlabel="redshift", ylabel="redshift", title="All redshifts")
-        ends = np.cumsum([0, *lengths])
-        names = [part.replace("_", " ") for part in parts]
-        right.set_xticks((ends[1:] + ends[:-1]) / 2, names)
-        right.set_yticks((ends[1:] + ends[:-1]) / 2, names, rotation=90, va="center")
-        for end in ends[1:-1]:
-            right.axhline(end, color=INK, linewidth=0.8)
-            right.axvline(end, color=INK, linewidth=0.8)
-        right.set_title(f"z = {at[redshift]:.3g}")
-        drawn.colorbar(mesh, ax=[left, right], pad=0.01, aspect=22, shrink=0.8).set_label("correlation")
-    return drawn, _of_correlations(found, matrix, size)
+        whole, axes = _matrix(shown, ticks, np.arange(1, len(at)) * size if len(at) <= 8 else ())
+        axes.set(xlabel="redshift", ylabel="redshift")
+        close, _ = _matrix(shown[own, own], names, ends[1:-1])
+    words = ", ".join(f"{length} bins of {name}" for length, name in zip(lengths, names[1], strict=True))
+    return [
+        (whole, _of_correlations(found, matrix, size)),
+        (close, f"The part of it at z = {at[redshift]:.3g}: {words}, each from its lowest to its highest."),
+    ]
+
+
+def _matrix(values: Any, ticks: tuple[Any, Sequence[str]], lines: Any) -> tuple[Any, Any]:
+    """A figure of correlations, from the upper left, with lines between its blocks; NaN is grey."""
+    drawn = figure(4.9)
+    axes = drawn.subplots()
+    mesh = axes.pcolormesh(values, cmap="PuOr", vmin=-1, vmax=1, rasterized=True)
+    axes.set(aspect="equal", facecolor="#d9dde1")
+    axes.invert_yaxis()
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    axes.set_xticks(*ticks)
+    axes.set_yticks(*ticks, rotation=90, va="center")
+    for place in lines:
+        axes.axhline(place, color=INK, linewidth=0.6)
+        axes.axvline(place, color=INK, linewidth=0.6)
+    drawn.colorbar(mesh, ax=axes, pad=0.01, aspect=30).set_label("correlation")
+    return drawn, axes
 
 
 def _of_correlations(found: Any, matrix: Any, size: int) -> str:
@@ -206,33 +221,35 @@ def recalibration(results: Any, recalibrated: str = "recalibrated", redshifts: i
     """
     found = results.reduced[recalibrated]
     with styled():
-        drawn = figure(6.8, 3.4)
-        left, right = drawn.subplots(1, 2)
+        masses, rates = figure(4.2), figure(4.2)
+        left, right = masses.subplots(), rates.subplots()
         for place, colour, marker in _chosen(found, redshifts):
-            galaxies = found["galaxies"][place]
-            there = np.flatnonzero(galaxies)
+            there = np.flatnonzero(found["galaxies"][place])
             edges = slice(there[0], there[-1] + 2)
             label = f"z = {float(found['by.redshift'][place]):.3g}"
             mass, stars = found["mass_edges"][place][edges], found["logsm"][place][edges]
-            left.plot(mass, stars, color=colour, label=label, marker=marker, markevery=0.2, markersize=4)
-            rates, before, after = _abundances(found, place)
-            right.plot(rates, after, color=colour)
-            right.plot(rates, before, color=colour, linestyle="--", linewidth=1)
+            left.plot(mass, stars, color=colour, label=label, marker=marker, markevery=0.2, markersize=5)
+            at, before, after = _abundances(found, place)
+            right.plot(at, after, color=colour, label=label, marker=marker, markevery=0.2, markersize=5)
+            right.plot(at, before, color=colour, linestyle="--", linewidth=1)
         left.set(xlabel=r"log$_{10}$ peak halo mass  ($M_\odot$)", ylabel=r"log$_{10}$ new stellar mass  ($M_\odot$)")
-        right.set(
-            xlabel=r"log$_{10}$ SFR  ($M_\odot$ yr$^{-1}$)", ylabel=r"$n(>\mathrm{SFR})$  (Mpc$^{-3}$)", yscale="log"
-        )
-        right.set_xlim(-1.5, 3)
-        right.plot([], [], color=MUTED, linestyle="--", linewidth=1, label="before")
-        right.plot([], [], color=MUTED, label="after")
+        right.set(xlabel=r"log$_{10}$ SFR  ($M_\odot$ yr$^{-1}$)", ylabel=r"$n(>\mathrm{SFR})$  (Mpc$^{-3}$)")
+        right.set(yscale="log", xlim=(-1.5, 3))
         left.legend()
-        right.legend()
+        right.legend(title="after (dashed: before)")
     beyond, outside = int(found["beyond"].sum()), int(found["outside"].sum())
-    return drawn, (
-        f"Recalibration, {_mocks(found)}. Left: the stellar mass that galaxies of a peak mass get. Right: how many "
-        f"form stars faster than a rate, before (dashed) and after. {beyond:,} galaxies are beyond what the reference "
-        f"speaks of, {outside:,} outside of the histogram; {int(found['left_out'].sum()):,} mocks are left out."
-    )
+    return [
+        (
+            masses,
+            f"Recalibration, {_mocks(found)}: the stellar mass that galaxies get by their peak mass. {beyond:,} "
+            f"galaxies are beyond what the reference speaks of; {int(found['left_out'].sum()):,} mocks are left out.",
+        ),
+        (
+            rates,
+            "Recalibration: how many galaxies form stars faster than a rate, before (dashed) and after. "
+            f"{outside:,} are outside of the histogram it was learnt of.",
+        ),
+    ]
 
 
 def _abundances(found: Any, place: int) -> tuple[Any, Any, Any]:
@@ -291,11 +308,18 @@ def numbers(results: Any, numbers: str = "numbers") -> Any:
 
 def axis_of(results: Any, name: str) -> Any:
     """Where an axis of an output's lies, as the experiment says; no output is read."""
+    axes = _axes(results)
+    if name not in axes:
+        raise ValueError(f"{name!r} is no axis of the campaign's outputs: {', '.join(axes) or 'none'}")
+    return np.asarray(axes[name].values, np.float64)
+
+
+@lru_cache(maxsize=1)
+def _axes(results: Any) -> dict[str, Any]:
+    """All of them. Opening the stores of all groups takes seconds where there are many, so figures share them."""
     tree = results.to_xarray()
-    for leaf in getattr(tree, "leaves", (tree,)):
-        if name in leaf.coords:
-            return np.asarray(leaf.coords[name].values, np.float64)
-    raise ValueError(f"{name!r} is no coordinate of the campaign's outputs")
+    leaves = [leaf.to_dataset() for leaf in tree.leaves] if hasattr(tree, "leaves") else [tree]
+    return {str(name): leaf.indexes[name] for leaf in leaves for name in leaf.indexes if name != "trial"}
 
 
 def _chosen(found: Any, most: int) -> Iterator[tuple[int, Any, str]]:

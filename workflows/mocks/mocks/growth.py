@@ -52,7 +52,7 @@ def _drawn(kernel: Callable[..., Any], keys: Any, logm: Any, age: Any, lgt0: flo
 
 
 def _satellite(params: Any, logm: Any, age: Any, key: Any, lgt0: float) -> Any:
-    """diffmah's `mc_diffmah_params_singlesat`, told t_peak, which it would else draw twice, at most of a mock's cost."""
+    """diffmah's `mc_diffmah_params_singlesat`, told t_peak: it would else draw that twice, at most of a mock's cost."""
     peak_key, _ = jax.random.split(key)  # as it does itself
     return mc_diffmah_params_singlesat(params, logm, age, key, lgt0, _peak(params, logm, age, peak_key))
 
@@ -60,8 +60,8 @@ def _satellite(params: Any, logm: Any, age: Any, key: Any, lgt0: float) -> Any:
 def _peak(params: Any, logm: Any, age: Any, key: Any) -> Any:
     """diffmah's `mc_tpeak_singlesat`: t_peak / age is normal between 0.1 and 1, drawn by a table of its distribution.
 
-    The distribution is had from erf in the place of `jax.scipy.stats.truncnorm`: the same to rounding (the mean is never
-    far outside), and twenty times cheaper.
+    The distribution is had from erf in the place of `jax.scipy.stats.truncnorm`: the same to rounding (the mean is
+    never far outside), and twenty times cheaper.
     """
     known = get_component_model_params(params)[1]
     mean, spread = tp_pdf_sats._get_utp_loc(known, logm, age), tp_pdf_sats._get_utp_scale(known, logm, age)

@@ -1,4 +1,4 @@
-"""How many halos there are, and how heavy: SMDPL's mass function as diffsky calibrates it (origins 3.3 step 1).
+"""How many halos there are, and how heavy: SMDPL's mass function as diffsky calibrates it (A. Hearin et al.).
 
     lg n(>M, z) = bent(lg M; 13, y(z), x(z), 1.2, low(z), high(z)),    n per comoving Mpc^3, M in Msun (no h)
 

@@ -1,6 +1,6 @@
-"""Where satellites are in their host and how they move: a spherical NFW profile (Navarro, Frenk & White, ApJ 490:493, 1997).
+"""Where satellites are in their host and how they move: the profile of Navarro, Frenk & White (ApJ 490:493, 1997).
 
-Radii hold 200 times the mean density of matter: M = 4/3 pi 200 rho_m R^3 in comoving Mpc, so R is the same at all redshifts.
+Radii hold 200 times the mean density of matter: M = 4/3 pi 200 rho_m R^3, comoving, so the same at all redshifts.
 """
 
 from __future__ import annotations

@@ -48,10 +48,10 @@ class Plane:
         across, up = self.bins[0].places(outputs[self.x][rows]), self.bins[1].places(outputs[self.y][rows])
         cells = (marked * self._shape[1] + across) * self._shape[2] + up
         found = counted(cells, int(np.prod(self._shape)))
-        return {**found, "boxes": np.array(sound.sum()), "left_out": np.array((~sound).sum())}
+        return {**found, **self.boxes.counted(outputs, sound)}
 
     def reduce(self, one: Arrays, two: Arrays) -> Arrays:
-        return {**merged(one, two), **{name: one[name] + two[name] for name in ("boxes", "left_out")}}
+        return {**merged(one, two), **self.boxes.joined(one, two)}
 
     def finish(self, whole: Arrays) -> Arrays:
         cells = spread(whole, self._shape)

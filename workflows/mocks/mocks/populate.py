@@ -74,7 +74,7 @@ def populate(
     - with `settings.histories`: `galaxies.mah`, `galaxies.sfh` (room, 50) at the times `t_table` (50,), and
       diffmah's and diffstar's parameters by their names.
     """
-    if not 0 < settings.chunk or settings.room < 1:
+    if not settings.chunk > 0 or settings.room < 1:
         raise ValueError(f"room: {settings.room} rows in chunks of {settings.chunk}")
     return dict(_populate(key, logm, position, velocity, count, redshift, settings))
 
@@ -98,9 +98,7 @@ def recorded(made: dict[str, Any], box: float) -> dict[str, Any]:
     }
     side = jnp.float32(box)
     # Just below the box in double precision may be the box in single: the same place as 0.
-    wrapped = {
-        name: jnp.where(value >= side, 0, value) for name, value in single.items() if name.endswith(".position")
-    }
+    wrapped = {name: jnp.where(value >= side, 0, value) for name, value in single.items() if name.endswith(".position")}
     return single | wrapped
 
 
@@ -124,7 +122,9 @@ def _populate(
     logm, position, velocity = (jnp.asarray(one, float) for one in (logm, position, velocity))
 
     def central(rows: Any) -> tuple[Any, _Galaxies]:
-        return _centrals(key, rows, *(one.at[rows].get(mode="clip") for one in (logm, position, velocity)), age, settings)
+        return _centrals(
+            key, rows, *(one.at[rows].get(mode="clip") for one in (logm, position, velocity)), age, settings
+        )
 
     room, chunk = settings.room, settings.chunk
     number, galaxies = in_chunks(central, hosts, room, chunk)

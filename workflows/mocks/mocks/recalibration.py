@@ -33,7 +33,8 @@ class Recalibration:
     do not count are NaN. Of the histogram only cells that are not empty are kept, at most bins of mass x bins of rate.
 
     Options:
-    - `box`: side of the mocks, comoving Mpc; held against `shot_noise` (an output, V / rows) where that is named.
+    - `box`: side of the mocks, comoving Mpc; by default as `shot_noise` (an output, V / rows; null for none) says,
+      which it is held against.
     - `reference`: see `mocks.references`; `Published` by default.
     - `masses`, `rates`: [low, high] of log10 Mpeak / Msun and of log10 SFR; `width` of the bins, dex.
     - `peak`, `stellar`, `specific`: columns with log10 of peak mass, of M*, of SFR / M* in 1 / yr; `length`: their
@@ -54,7 +55,7 @@ class Recalibration:
 
     def __init__(
         self,
-        box: float,
+        box: float | None = None,
         reference: Any = None,
         masses: tuple[float, float] = (10.0, 16.0),
         rates: tuple[float, float] = (-6.0, 4.0),
@@ -63,7 +64,7 @@ class Recalibration:
         stellar: str = "galaxies.logsm_t_obs",
         specific: str = "galaxies.logssfr_t_obs",
         length: str = "n_galaxies",
-        shot_noise: str | None = None,
+        shot_noise: str | None = "shot_noise",
         redshift: str = "redshift",
     ) -> None:
         self.boxes = Boxes(box, length, shot_noise)
@@ -82,8 +83,7 @@ class Recalibration:
             self.reference.span(float(one))  # what it refuses is better heard of now than in the end
         return {
             **counted(mass * self._shape[1] + rate, self._shape[0] * self._shape[1]),
-            "boxes": np.array(sound.sum()),
-            "left_out": np.array((~sound).sum()),
+            **self.boxes.counted(outputs, sound),
             "redshifts": np.array([redshift.min(initial=np.inf), redshift.max(initial=-np.inf)]),
         }
 
@@ -91,7 +91,7 @@ class Recalibration:
         lowest, highest = np.stack([one["redshifts"], two["redshifts"]], axis=1)
         return {
             **merged(one, two),
-            **{name: one[name] + two[name] for name in ("boxes", "left_out")},
+            **self.boxes.joined(one, two),
             "redshifts": np.array([lowest.min(), highest.max()]),
         }
 
@@ -101,14 +101,16 @@ class Recalibration:
             raise ConfigError(f"{self.redshift}: no box is left to learn of: {whole['left_out']} were left out")
         if low < high:
             raise ConfigError(f"redshift: boxes from {low:g} to {high:g} in one histogram", f"by: {self.redshift}")
-        cells, boxes = spread(whole, self._shape), int(whole["boxes"])
+        cells = spread(whole, self._shape)
         # A mass beyond either end is taken as in the last bin there.
         inside = cells[1:-1].copy()
         inside[0] += cells[0]
         inside[-1] += cells[-1]
-        volume = boxes * self.boxes.volume
+        volume = float(whole["boxes"]) * self.boxes.volume(whole)
+        if not volume:
+            raise ConfigError(f"{self.redshift}: no box at {low:g} has a galaxy to learn of")
         above = np.append(np.cumsum(inside.sum(axis=1)[::-1])[::-1], cells[-1].sum())
-        density = np.maximum(above, 0.5) / max(volume, self.boxes.volume)
+        density = np.maximum(above, 0.5) / volume
         logsm = np.maximum.accumulate(self.reference.log_mass(np.log10(density), float(low)))
         outside = cells[0].sum() + cells[-1].sum() + cells[1:-1, 0].sum() + cells[1:-1, -1].sum()
         return {

@@ -241,11 +241,11 @@ def _by_redshift(path: Path, found: dict[str, Any]) -> dict[str, Any]:
         {name: values[found["redshift"] == one] for name, values in found.items() if name != "share"}
         for one in redshifts
     ]
-    masses = [piece.get("log_mass") for piece in pieces]
-    if any(masses[0] is not None and not np.array_equal(masses[0], other) for other in masses[1:]):
+    masses = [piece.get("log_mass", redshifts) for piece in pieces]
+    if "log_mass" in found and not all(np.array_equal(masses[0], other) for other in masses[1:]):
         raise ValueError(f"file: {path.name!r} has not the same 'log_mass' at all redshifts")
     stacked = {name: np.stack([piece[name] for piece in pieces]) for name in found if name not in ("share", "log_mass")}
-    return {**found, **stacked, "redshift": redshifts, **({} if masses[0] is None else {"log_mass": masses[0]})}
+    return {**found, **stacked, "redshift": redshifts, **({"log_mass": masses[0]} if "log_mass" in found else {})}
 
 
 def _number(path: Path, row: dict[str, str], name: str, line: int) -> float:

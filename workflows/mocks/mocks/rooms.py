@@ -19,7 +19,7 @@ CHANCE = 1e-6
 
 
 def needed(box: float, lgmp_min: float, lowest_redshift: float, chunk: int) -> tuple[int, int]:
-    """Rows for halos and for galaxies, in whole chunks: enough at any redshift from the lowest on, but for one mock in a million."""
+    """Rows for halos and for galaxies, in whole chunks: at any redshift from the lowest on one mock in a million exceeds them."""
     edges = np.linspace(lgmp_min, mass_function.HIGHEST, 161)
     satellites = np.asarray(subhalos.mean_count((edges[1:] + edges[:-1]) / 2, lgmp_min))
     bounds = []

@@ -22,7 +22,8 @@ class Threshold:
 
     Options:
     - `where`: by column [least, most], both included; null for no limit. A galaxy is within all of them.
-    - `box`: side of the mocks, comoving Mpc; held against `shot_noise` (an output, V / rows) where that is named.
+    - `box`: side of the mocks, comoving Mpc; by default as `shot_noise` (an output, V / rows; null for none) says,
+      which it is held against.
     - `length`: how many rows a mock has.
 
     `apply` gives each galaxy `selected`. Result: `boxes`, `density` (their mean, per comoving Mpc^3), `scatter`
@@ -33,7 +34,11 @@ class Threshold:
     applies = "galaxies"
 
     def __init__(
-        self, where: dict[str, Any], box: float, length: str = "n_galaxies", shot_noise: str | None = None
+        self,
+        where: dict[str, Any],
+        box: float | None = None,
+        length: str = "n_galaxies",
+        shot_noise: str | None = "shot_noise",
     ) -> None:
         self.where, self.boxes = _limits(where), Boxes(box, length, shot_noise)
         if not self.where:
@@ -44,17 +49,18 @@ class Threshold:
         sound, rows = self.boxes.rows(outputs, list(self.where))
         chosen = (rows & within(outputs, self.where)).sum(axis=1)[sound]
         found = moments.of_rows(np.stack([chosen, rows.sum(axis=1)[sound]], axis=1).astype(np.float64))
-        return {**found, "left_out": np.array((~sound).sum())}
+        return {**found, **self.boxes.counted(outputs, sound)}
 
     def reduce(self, one: Arrays, two: Arrays) -> Arrays:
-        return {**moments.joined(one, two), "left_out": one["left_out"] + two["left_out"]}
+        return {**moments.joined(one, two), **self.boxes.joined(one, two)}
 
     def finish(self, whole: Arrays) -> Arrays:
         count, (chosen, rows) = int(whole["count"]), whole["mean"]
+        volume = self.boxes.volume(whole) or np.inf  # without any row there is no density
         return {
-            "boxes": whole["count"],
-            "density": np.array(chosen / self.boxes.volume),
-            "scatter": np.sqrt(whole["products"][0, 0] / max(count - 1, 1)) / self.boxes.volume,
+            "boxes": whole["boxes"],
+            "density": np.array(chosen / volume),
+            "scatter": np.sqrt(whole["products"][0, 0] / max(count - 1, 1)) / volume,
             "share": np.array(chosen / rows if rows else 0.0),
             "left_out": whole["left_out"],
         }
@@ -92,13 +98,13 @@ class NumberDensity:
         self,
         of: str,
         density: float | dict[str, float],
-        box: float,
         range: tuple[float, float],
+        box: float | None = None,
         width: float = 0.0002,
         table_width: float = 0.02,
         where: dict[str, Any] | None = None,
         length: str = "n_galaxies",
-        shot_noise: str | None = None,
+        shot_noise: str | None = "shot_noise",
     ) -> None:
         self.column, self.boxes = of, Boxes(box, length, shot_noise)
         self.bins, self.where = Bins(*range, width), _limits(where or {})
@@ -118,23 +124,25 @@ class NumberDensity:
         places = self.bins.places(outputs[self.column][rows & within(outputs, self.where)])
         return {
             **counted(places, self.bins.number + 2),
-            "boxes": np.array(sound.sum()),
-            "left_out": np.array((~sound).sum()),
+            **self.boxes.counted(outputs, sound),
         }
 
     def reduce(self, one: Arrays, two: Arrays) -> Arrays:
-        return {**merged(one, two), **{name: one[name] + two[name] for name in ("boxes", "left_out")}}
+        return {**merged(one, two), **self.boxes.joined(one, two)}
 
     def finish(self, whole: Arrays) -> Arrays:
-        counts, volume = spread(whole, (self.bins.number + 2,)), float(whole["boxes"]) * self.boxes.volume
+        counts, volume = spread(whole, (self.bins.number + 2,)), float(whole["boxes"]) * self.boxes.volume(whole)
         above = np.cumsum(counts[::-1])[::-1][1:]
-        places = {name: self._edge(above, int(counts.sum()), target * volume) for name, target in self.targets.items()}
+        total, places = int(counts.sum()), {}
+        for name, target in self.targets.items():
+            lacking = self._lacking(above, total, target * volume)
+            places[name] = None if lacking else int(np.argmin(np.abs(above - target * volume)))
+            if lacking:
+                what = f"density: {target:g} ({name}) of the largest {self.column!r} is not to be had: {lacking}"
+                warnings.warn(f"{what} in {volume:.3g} comoving Mpc^3; none are chosen", StaffaWarning, stacklevel=2)
         reached = np.array([place is not None for place in places.values()])
-        for name, right in zip(places, reached, strict=True):
-            if not right:
-                self._warn(name, int(counts.sum()), int(above[-1]), volume)
         at = [0 if place is None else place for place in places.values()]
-        per_volume = above / max(volume, self.boxes.volume)
+        per_volume = above / (volume or np.inf)
         return {
             "boxes": whole["boxes"],
             "left_out": whole["left_out"],
@@ -156,22 +164,17 @@ class NumberDensity:
         reached = zip(self.targets, first, whole["reached"], strict=True)
         return {name: chosen & (places >= place) & bool(right) for name, place, right in reached}
 
-    def _edge(self, above: Any, total: int, wanted: float) -> int | None:
-        """The edge above which nearest to so many lie; None where the bins hold no such edge."""
-        if total + 0.5 < wanted or wanted < 0.5 or above[-1] > wanted + 0.5 or above[0] + 0.5 < wanted:
-            return None
-        return int(np.argmin(np.abs(above - wanted)))
-
-    def _warn(self, name: str, total: int, high: int, volume: float) -> None:
-        target, size = self.targets[name], max(volume, self.boxes.volume)
-        there = f"there are {total / size:.3g} ({total} galaxies in {volume:.3g} comoving Mpc^3)"
-        if high > target * volume:
-            there = f"{high / size:.3g} lie above the range, to {self.bins.high:g}"
-        warnings.warn(
-            f"density: {target:g} ({name}) of the largest {self.column!r} is not to be had: {there}; none are chosen",
-            StaffaWarning,
-            stacklevel=3,
-        )
+    def _lacking(self, above: Any, total: int, wanted: float) -> str:
+        """Why no edge has nearly so many above it; empty where one has."""
+        if wanted < 0.5:
+            return f"that is {wanted:.2g} galaxies"
+        if total + 0.5 < wanted:
+            return f"there are {total} galaxies"
+        if above[-1] > wanted + 0.5:
+            return f"{above[-1]} galaxies lie above the range, to {self.bins.high:g},"
+        if above[0] + 0.5 < wanted:
+            return f"only {above[0]} galaxies lie in the range, from {self.bins.low:g},"
+        return ""
 
 
 def within(outputs: Arrays, where: Limits) -> Any:

@@ -9,7 +9,7 @@ import numpy as np
 
 
 def counts(values: Any, number: Any, edges: Any) -> Any:
-    """How many of the first `number` values (n,) are in each bin [edge, next edge): int32. Those outside are in none."""
+    """How many of the first `number` values (n,) are in each bin [edge, next edge): int32. Others are in none."""
     edges = jnp.asarray(edges)
     place = jnp.searchsorted(edges, values, side="right")
     place = jnp.where(jnp.arange(len(values)) < number, place, 0)
@@ -19,16 +19,19 @@ def counts(values: Any, number: Any, edges: Any) -> Any:
 def wavenumbers(box: float, grid: int) -> np.ndarray:
     """k of each bin (1/Mpc): the mean |k| of the waves in it."""
     length, bins, weight = _waves(grid)
-    sums = [np.bincount(bins.ravel(), (weight * value).ravel(), grid // 2 + 1)[1:] for value in (length, 1.0 + 0 * length)]
+    sums = [
+        np.bincount(bins.ravel(), (weight * value).ravel(), grid // 2 + 1)[1:] for value in (length, 1.0 + 0 * length)
+    ]
     return np.asarray(2 * np.pi / box * sums[0] / sums[1])
 
 
 def power_spectrum(position: Any, number: Any, box: float, grid: int) -> Any:
     """P(k) of the first `number` points (n, 3) in a periodic cube, Mpc^3, shot noise in it; (grid / 2,).
 
-    Points are assigned to a mesh of grid^3 cells as clouds in cells. P = V <|d_k|^2> / prod(1 - 2/3 sin^2(k_i cell / 2)) over the
-    waves of a bin, d_k the discrete Fourier transform of the overdensity over grid^3; the product is what clouds in cells
-    leave of shot noise, aliases included, so that Poisson points have V / N at all k (Jing, ApJ 620:559, 2005, eq. 20).
+    Points are assigned to a mesh of grid^3 cells as clouds in cells. P = V <|d_k|^2> / prod(1 - 2/3 sin^2(k_i cell / 2))
+    over the waves of a bin, d_k the discrete Fourier transform of the overdensity over grid^3; the product is what
+    clouds in cells leave of shot noise, aliases included, so that Poisson points have V / N at all k (Jing, ApJ
+    620:559, 2005, eq. 20).
     Bin b = 1 .. grid / 2 holds the waves whose length in units of 2 pi / box is within [b - 1/2, b + 1/2).
     NaN where there is no point.
     """
@@ -63,7 +66,7 @@ def clouds_in_cells(position: Any, number: Any, box: float, grid: int) -> Any:
 
 
 def _waves(grid: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of each wave of a real transform: its length in units of the fundamental, its bin (0: none), how often it stands for."""
+    """Of each wave of a real transform: its length in fundamentals, its bin (0: none), how many waves it stands for."""
     numbers = np.fft.fftfreq(grid, 1 / grid)
     half = np.arange(grid // 2 + 1)
     squared = (numbers[:, None, None] ** 2 + numbers[None, :, None] ** 2 + half**2).astype(int)

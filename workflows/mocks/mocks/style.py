@@ -14,16 +14,16 @@ INK, MUTED, BLUE, ORANGE = "#1c2733", "#55616d", "#1f5fa8", "#b0530a"
 LOOK: Any = {
     "axes.edgecolor": MUTED,
     "axes.labelcolor": INK,
-    "axes.labelsize": 10,
+    "axes.labelsize": 12,
     "axes.linewidth": 0.8,
     "axes.spines.right": False,
     "axes.spines.top": False,
     "axes.titlecolor": INK,
     "axes.titlelocation": "left",
-    "axes.titlesize": 10,
+    "axes.titlesize": 11.5,
     "figure.facecolor": "#fdfdfb",
-    "font.size": 9.5,
-    "legend.fontsize": 9,
+    "font.size": 11,
+    "legend.fontsize": 10.5,
     "legend.frameon": False,
     "lines.linewidth": 1.5,
     "text.color": INK,
@@ -41,9 +41,12 @@ def styled() -> Iterator[None]:
         yield
 
 
-def figure(width: float = 6.0, height: float = 4.0) -> Figure:
-    """An empty one, in inches; nobody's `pyplot` hears of it."""
-    return Figure(figsize=(width, height), layout="constrained")
+def figure(height: float = 4.0) -> Figure:
+    """An empty one, so many inches high; nobody's `pyplot` hears of it.
+
+    A column of a report is 420 pixels wide, so a letter is as many pixels high as it has points.
+    """
+    return Figure(figsize=(420 / 72, height), layout="constrained")
 
 
 def shades(count: int) -> list[Any]:

@@ -1,4 +1,4 @@
-"""How many subhalos a halo has, and how heavy: the cumulative conditional mass function of diffsky (origins 3.3 step 3).
+"""How many subhalos a halo has, and how heavy: diffsky's conditional mass function (A. Hearin et al.).
 
     lg <N(>mu) | M> = bent(lg mu; -1, y(M), -0.35, 10, low(M), -3.1),    mu = mass of the subhalo / M
 
@@ -32,7 +32,7 @@ def mean_count(logm: Any, lgmp_min: float) -> Any:
 
 
 def shares(uniform: Any, logm: Any, lgmp_min: float) -> Any:
-    """log10 of mu at one uniform, of a host: the inverse of the distribution, by a table. To be vmapped over subhalos."""
+    """log10 of mu of subhalos, at their uniforms and hosts' masses: the inverse of the distribution, by a table."""
 
     def share(u: Any, host: Any) -> Any:
         table = jnp.linspace(lgmp_min - host, 0.0, POINTS)
