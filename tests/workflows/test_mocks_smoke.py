@@ -121,6 +121,8 @@ def test_what_does_not_fit_flags_its_trial(monkeypatch):
     import jax.numpy as jnp
 
     model = imported()
+    few = model.halos.Halos(jnp.full(8, 12.0), jnp.ones((8, 3)), jnp.ones((8, 3)), jnp.int32(5), jnp.int32(0))
+    monkeypatch.setattr(model.halos, "drawn", lambda *asked: few)
     for lost, number, flagged in ((0, 5, False), (2, 5, True), (0, 0, True)):
         made = {"n_galaxies": jnp.int32(number), "lost": jnp.int32(lost)}
         made |= {"galaxies.position": jnp.ones((8, 3)), "galaxies.logsm_t_obs": jnp.full(8, 9.0)}

@@ -19,7 +19,7 @@ CHANCE = 1e-6
 
 
 def needed(box: float, lgmp_min: float, lowest_redshift: float, chunk: int) -> tuple[int, int]:
-    """Rows for halos and for galaxies, in whole chunks: at any redshift from the lowest on one mock in a million exceeds them."""
+    """Rows for halos and for galaxies, whole chunks: one mock in a million needs more, from the lowest redshift on."""
     edges = np.linspace(lgmp_min, mass_function.HIGHEST, 161)
     satellites = np.asarray(subhalos.mean_count((edges[1:] + edges[:-1]) / 2, lgmp_min))
     bounds = []

@@ -37,7 +37,7 @@ class Infall(NamedTuple):
 
 
 class Stars(NamedTuple):
-    """What became of it: `quenched` (n,), `params` diffstar's (n,), `sfr` (n, times) Msun/yr, `logsm` (n,) log10 Msun."""
+    """`quenched` (n,), `params` diffstar's (n,), `sfr` (n, times) Msun/yr, `logsm` (n,) log10 Msun formed."""
 
     quenched: Any
     params: DiffstarParams

@@ -26,9 +26,9 @@ def wavenumbers(box: float, grid: int) -> np.ndarray:
 
 
 def power_spectrum(position: Any, number: Any, box: float, grid: int) -> Any:
-    """P(k) of the first `number` points (n, 3) in a periodic cube, Mpc^3, shot noise in it; (grid / 2,).
+    """P(k) of the first `number` points (n, 3) in a periodic cube, Mpc^3, shot noise in it: (grid / 2,).
 
-    Points are assigned to a mesh of grid^3 cells as clouds in cells. P = V <|d_k|^2> / prod(1 - 2/3 sin^2(k_i cell / 2))
+    Points are put on a mesh of grid^3 cells as clouds in cells. P = V <|d_k|^2> / prod(1 - 2/3 sin^2(k_i cell / 2))
     over the waves of a bin, d_k the discrete Fourier transform of the overdensity over grid^3; the product is what
     clouds in cells leave of shot noise, aliases included, so that Poisson points have V / N at all k (Jing, ApJ
     620:559, 2005, eq. 20).
