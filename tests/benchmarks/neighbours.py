@@ -8,6 +8,7 @@ python tests/benchmarks/neighbours.py --points 20000 --dimensions 3 4 5 6 10
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import time
@@ -18,6 +19,7 @@ from scipy.spatial import cKDTree
 from sklearn.neighbors import BallTree, NearestNeighbors
 from threadpoolctl import threadpool_limits
 
+os.environ.setdefault("NPROC", "1")  # XLA's threads, as on our workers
 sys.path.insert(0, str(Path(__file__).parents[2] / "workflows" / "neighbours"))
 
 
@@ -74,8 +76,10 @@ if __name__ == "__main__":
     parser.add_argument("--neighbours", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=5)
     given = parser.parse_args()
+    rows = []
     with threadpool_limits(1):
         for points in given.points:
             for dimension in given.dimensions:
-                row = measure(points, dimension, given.queries, given.neighbours, given.rounds)
-                print(json.dumps(row), flush=True)
+                rows.append(measure(points, dimension, given.queries, given.neighbours, given.rounds))
+                print(json.dumps(rows[-1]), flush=True)
+    print(json.dumps({"rows": rows}))

@@ -12,7 +12,7 @@ import pytest
 from covertree.command import found, neighbours, space_of
 from covertree.conflicts import Dense, Hanging
 from covertree.metrics import Euclidean, ResidualCorrelation
-from covertree.traversals import Brute, Levels, Preorder
+from covertree.traversals import Blocks, Brute, Levels, Preorder
 
 import staffa
 from staffa.cli import main
@@ -121,7 +121,7 @@ def test_what_is_refused_is_named_and_the_rest_goes_on(tmp_path, workers):
     [
         ("commands", [neighbours]),
         ("metrics", [Euclidean, ResidualCorrelation]),
-        ("traversals", [Levels, Preorder, Brute]),
+        ("traversals", [Blocks, Levels, Preorder, Brute]),
         ("conflicts", [Hanging, Dense]),
     ],
 )

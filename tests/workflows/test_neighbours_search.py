@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from covertree import Levels, Matern52, Rbf, ResidualCorrelation, build
+from covertree import Blocks, Levels, Matern52, Rbf, ResidualCorrelation, blocks, build
+from covertree.walk import Walker
 from scipy.linalg import cho_solve
 from sklearn.gaussian_process.kernels import RBF, Matern
 
@@ -26,17 +27,18 @@ def searched(count, queries_each, traversal):
         yield len(queries)
 
 
-def test_ten_kinds_of_data():
-    assert sum(searched(10, 60, "levels")) == 600
+@pytest.mark.parametrize("traversal", ["levels", Blocks(least=1)])
+def test_ten_kinds_of_data(traversal):
+    assert sum(searched(10, 60, traversal)) == 600
 
 
 @pytest.mark.soak
 def test_ten_thousand_queries_over_fifty_data_sets():
-    assert sum(searched(50, 200, "levels")) == 10_000
+    assert sum(searched(50, 200, "blocks")) == 10_000
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("traversal", ["preorder", "brute"])
+@pytest.mark.parametrize("traversal", ["levels", "preorder", "brute"])
 def test_the_other_traversals_over_fifty_data_sets(traversal):
     assert sum(searched(50, 200, traversal)) == 10_000
 
@@ -46,11 +48,46 @@ def lattice():
     return np.random.default_rng(5).integers(0, 6, (300, 3)).astype(float)
 
 
-@pytest.mark.parametrize("traversal", ["preorder", "brute", Levels(together=7)])
+@pytest.mark.parametrize("traversal", ["preorder", "brute", Levels(together=7), Blocks(least=1)])
 def test_traversals_agree_to_the_last_tie(lattice, traversal):
-    tree, queries = build(lattice), np.round(queries_for(lattice, 60, 1))
+    tree, queries = build(lattice, traversal="levels"), np.round(queries_for(lattice, 60, 1))
     for found, expected in zip(tree.knn(queries, 10, traversal=traversal), tree.knn(queries, 10), strict=True):
         assert np.array_equal(found, expected)
+
+
+@pytest.mark.parametrize("room", [blocks.ROOM, 1 << 10])
+def test_blocks_find_what_levels_find_to_the_last_bit(monkeypatch, room):
+    """Of every version, also with more heads than fit beside many queries."""
+    monkeypatch.setattr(blocks, "ROOM", room)
+    random = np.random.default_rng(3)
+    centres, queries = random.normal(size=(30, 4)), random.normal(size=(600, 4))
+    points = centres[random.integers(0, 30, 3000)] + 0.05 * random.normal(size=(3000, 4))
+    points[:300] = points[0]  # many twins
+    tree = build(points, seed=2)
+    for version in (tree, tree.insert(queries[:200]), tree.delete(np.arange(5, 2000)), tree):
+        for k in (1, 40):
+            found, expected = (version.knn(queries, k, traversal=way) for way in ("blocks", "levels"))
+            assert np.array_equal(found[0], expected[0]) and np.array_equal(found[1], expected[1])
+
+
+def test_a_point_stands_in_one_block_within_its_radius():
+    points = np.random.default_rng(4).normal(size=(2000, 3))
+    points[100:150] = points[99]
+    tree = build(points)
+    found = blocks.blocks_of(Walker(tree.pool, tree.root, tree.fitted, points))
+    assert np.array_equal(np.sort(found.points[found.points >= 0]), np.arange(2000))
+    heads, radius, head, least = map(np.asarray, found.heads)
+    for block in np.flatnonzero(found.count):
+        first = int(found.first[block])
+        members = found.points.reshape(-1, blocks.TILE)[first : first + int(found.count[block])]
+        own = members[members >= 0]
+        away = np.linalg.norm(points[own] - heads[block], axis=1)
+        assert (
+            head[block] in own and least[block] == own.min() and radius[block] == pytest.approx(away.max(), abs=1e-12)
+        )
+        assert (np.diff(away) <= 1e-12).all()
+        assert len(own) <= blocks.MOST or (away < 1e-12).sum() > 1
+    assert len(found) >= (found.count > 0).sum() > 2000 / blocks.MOST
 
 
 def test_k_may_be_all_of_them(lattice):
@@ -61,7 +98,7 @@ def test_k_may_be_all_of_them(lattice):
     assert tree.knn(np.zeros((0, 3)), 4)[0].shape == (0, 4)
 
 
-@pytest.mark.parametrize("traversal", ["levels", "preorder", "brute"])
+@pytest.mark.parametrize("traversal", ["blocks", "levels", "preorder", "brute"])
 def test_predecessors_are_those_of_smaller_number(lattice, traversal):
     tree = build(lattice, traversal=traversal)
     numbers, distances = tree.predecessors(np.arange(300), 5)
@@ -107,6 +144,7 @@ def test_residual_correlations(kernel, reference):
     same_neighbours(tree.knn(queries, 6), distances, rounding=1e-5)
     brute = tree.knn(queries, 6, traversal="brute")
     assert np.array_equal(tree.knn(queries, 6)[0], brute[0])
+    assert np.array_equal(tree.knn(queries, 6, traversal=Blocks(least=1))[0], brute[0])
 
 
 def test_residual_correlations_satisfy_the_triangle_inequality_and_1_less_rho_does_not():

@@ -12,7 +12,7 @@ from dataclasses import asdict, fields
 from typing import Any
 
 import numpy as np
-from covertree import CoverTree, Euclidean, Hanging, Levels, build
+from covertree import Blocks, CoverTree, Euclidean, Hanging, build
 from covertree.attach import Batch
 from covertree.metrics import Metric
 from datasets import drawn
@@ -60,7 +60,7 @@ class Benchmark(staffa.Experiment):
         self.work = work
         self.encodings = {f"batch.{name}": "ragged" for name in TELLING} if work == "build" else {}
         self.metric: Metric = metric or Euclidean()
-        self.conflict, self.traversal = conflict or Hanging(), traversal or Levels()
+        self.conflict, self.traversal = conflict or Hanging(), traversal or Blocks()
         self.k, self.queries, self.batches = k, queries, batches
         self.baselines, self.audit = baselines and self._known(), audit
 

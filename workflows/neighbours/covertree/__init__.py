@@ -3,10 +3,11 @@
 from .conflicts import Dense, Hanging
 from .kernels import Matern52, Rbf
 from .metrics import Euclidean, Fitted, Metric, ResidualCorrelation
-from .traversals import Brute, Levels, Preorder
+from .traversals import Blocks, Brute, Levels, Preorder
 from .tree import CoverTree, build, compact
 
 __all__ = [
+    "Blocks",
     "Brute",
     "CoverTree",
     "Dense",

@@ -10,7 +10,12 @@ from staffa.experiment import plugins
 
 OWN = {
     "metrics": {"euclidean": "metrics:Euclidean", "residual_correlation": "metrics:ResidualCorrelation"},
-    "traversals": {"levels": "traversals:Levels", "preorder": "traversals:Preorder", "brute": "traversals:Brute"},
+    "traversals": {
+        "blocks": "traversals:Blocks",
+        "levels": "traversals:Levels",
+        "preorder": "traversals:Preorder",
+        "brute": "traversals:Brute",
+    },
     "conflicts": {"hanging": "conflicts:Hanging", "dense": "conflicts:Dense"},
 }
 """What comes with the tree, whether or not the package is installed."""

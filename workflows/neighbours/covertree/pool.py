@@ -8,6 +8,7 @@ before (path copying: Driscoll, Sarnak, Sleator & Tarjan, J. Comput. Syst. Sci. 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -47,6 +48,8 @@ class Pool:
             point=whole, level=whole, gap=real, radius=real, first=whole, count=whole, size=whole, least=whole
         )
         self.children = Growing(record=whole)
+        self.blocks: tuple[int, Any] | None = None
+        """The version that was last searched in blocks, and these (`blocks.blocks_of`)."""
 
     def leaves(self, points: Array, levels: Array, gaps: Array) -> Array:
         """Records of nodes without children."""

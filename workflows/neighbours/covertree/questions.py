@@ -40,9 +40,9 @@ class Nearest:
         places = np.flatnonzero(keep)
         row, point, distance = row[places], point[places], distance[places]
         self.seen.append((row, point, distance))
-        self._merge(row, distance)
+        self.merge(row, distance)
 
-    def _merge(self, row: Array, distance: Array) -> None:
+    def merge(self, row: Array, distance: Array) -> None:
         """Put distances among the best of their query. Rows have to be in order."""
         if not len(row):
             return

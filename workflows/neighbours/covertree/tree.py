@@ -143,7 +143,7 @@ def build(
     metric: Any = "euclidean",
     *,
     conflict: Any = "hanging",
-    traversal: Any = "levels",
+    traversal: Any = "blocks",
     seed: int = 0,
 ) -> CoverTree:
     """A tree of points, (points, dimensions), at least two of them.
