@@ -5,6 +5,7 @@ watches its processes from outside. Prints JSON. `--keep FOLDER` leaves the camp
 """
 
 import argparse
+import itertools
 import json
 import shutil
 import subprocess
@@ -45,37 +46,31 @@ def _memory(process: psutil.Process) -> float:
         return 0.0
 
 
-def course(rows: list[tuple[float, float, float]], column: int) -> dict[str, float]:
-    """Memory from the second minute on: its mean in the first and in the last quarter, and the most."""
+def course(rows: list[tuple[float, float, float]], column: int) -> dict[str, object]:
+    """Memory from the second minute on: its mean in each tenth of the time, and the most."""
     values = [row[column] for row in rows if row[0] >= SETTLED_SECONDS] or [row[column] for row in rows]
-    quarter = max(len(values) // 4, 1)
-    first, last = values[:quarter], values[-quarter:]
-    return {
-        "first_quarter_mb": round(sum(first) / quarter),
-        "last_quarter_mb": round(sum(last) / quarter),
-        "most_mb": round(max(values)),
-    }
+    ends = [len(values) * tenth // 10 for tenth in range(11)]
+    tenths = [values[low:high] for low, high in itertools.pairwise(ends) if high > low]
+    return {"tenths_mb": [round(sum(own) / len(own)) for own in tenths], "most_mb": round(max(values))}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--phases", type=int, default=2_000)
+    parser.add_argument("--profile", help="of the workflow: sample or smoke; by default all 40,000")
     parser.add_argument("--keep", type=Path)
     given = parser.parse_args()
     (ROOT / "runs").mkdir(exist_ok=True)
     folder = given.keep or Path(tempfile.mkdtemp(prefix="mocks-", dir=ROOT / "runs"))
     command = [STAFFA, "run", "workflows/mocks/campaign.yaml", "--allow-dirty", "--set", f"storage.root={folder}"]
-    if given.phases != 2_000:
-        command += ["--profile", "share", "--set", f"space.0.range.phase=[3000, {3000 + given.phases}]"]
+    command += ["--profile", given.profile] if given.profile else []
     seconds, rows = watched([*command, "--set", "cluster.dashboard=false"])
 
     import staffa
 
     root = next(path.parent for path in Path(folder).glob("*/campaign.yaml"))
     run = staffa.attach(root)
-    trials = run.query(
-        "select count(*) as mocks, avg(n_halos) as halos, avg(n_galaxies) as galaxies, sum(n_galaxies) as total from draws"
-    ).iloc[0]
+    halos, galaxies = "avg(n_halos) as halos", "avg(n_galaxies) as galaxies, sum(n_galaxies) as total"
+    trials = run.query(f"select count(*) as mocks, {halos}, {galaxies} from draws").iloc[0]
     report = {
         "mocks": int(trials["mocks"]),
         "halos_each": round(float(trials["halos"]), 1),
