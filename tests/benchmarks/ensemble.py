@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import os
 import statistics
 import subprocess
 import sys
@@ -31,6 +32,7 @@ import yaml
 
 HERE = Path(__file__).parent
 PROCESSES = 2
+BLAS = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 REDUCER = {"use": "covariance", "of": "power"}
 MODEL = """
 import jax
@@ -123,6 +125,7 @@ def _ours(root: str, number: int, start: Any, done: Any) -> None:
 
 def together(target: Any, root: Path) -> tuple[float, int, int]:
     """Seconds from the first to begin to the last to end; rows and bytes."""
+    os.environ |= BLAS  # as Staffa's own workers have it
     context = multiprocessing.get_context("spawn")
     start, done = context.Barrier(PROCESSES), context.Queue()
     workers = [context.Process(target=target, args=(str(root), n, start, done)) for n in range(PROCESSES)]

@@ -23,6 +23,7 @@ from staffa.storage.extracts import ExtractLayout
 from staffa.storage.hot import HotStore
 from staffa.storage.layouts import ArrayLayout
 from staffa.storage.rereading import Rows, SealedFileRows, rebuilt
+from staffa.storage.roster import hexadecimal
 from staffa.storage.tables import (
     ArchiveLayout,
     Block,
@@ -139,12 +140,20 @@ def written(
     return Piece(batch, chosen, _block(store, group, batch, chosen, found, draws))
 
 
-def _block(store: HotStore, group: Group, batch: int, lanes: Any, outputs: dict[str, Any], draws: int | None) -> Block:
-    """Some trials of a batch with what they recorded."""
+def _block(
+    store: HotStore, group: Group, batch: int, lanes: Any, outputs: dict[str, Any], draws: int | None, names: Any = None
+) -> Block:
+    """Some trials of a batch with what they recorded.
+
+    Arguments:
+    - `names`: the trials', where they are known.
+    """
     _, columns = store.inputs(batch)
-    digests = store.digests(batch)
+    if names is None:
+        digests = store.digests(batch)
+        names = [digests[lane] for lane in lanes]
     return Block(
-        [digests[lane] for lane in lanes],
+        names,
         columns["replicate"][lanes],
         group.sampler,
         {name: values[lanes] for name, values in columns.items() if name != "replicate"},
@@ -193,7 +202,8 @@ class Archived:
         for name, rows in found.items():
             outputs |= rebuilt(rows, len(places), self._tables[name], layout)
         lanes = places - (batch - self._part.first) * self._group.batch
-        return _block(self._store, self._group, batch, lanes, outputs, layout.draws)
+        digests = hexadecimal(self._store.names[self._part.first * self._group.batch + places])
+        return _block(self._store, self._group, batch, lanes, outputs, layout.draws, digests)
 
 
 def tables(layout: ArchiveLayout, pieces: Sequence[Piece], names: Collection[str] | None = None) -> dict[str, pa.Table]:

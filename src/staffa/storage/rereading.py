@@ -67,7 +67,8 @@ class SealedFileRows:
     @property
     def places(self) -> Row:
         """Places of the trials in it, each once, in order."""
-        return np.unique(np.concatenate(self._distinct)) if self._distinct else np.zeros(0, np.int64)
+        found = np.concatenate([np.zeros(0, np.int64), *self._distinct])
+        return found if (np.diff(found) > 0).all() else np.unique(found)
 
     def of(self, batch: int, trials: Row) -> Rows:
         """The rows of a batch's trials.
