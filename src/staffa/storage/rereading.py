@@ -94,7 +94,7 @@ class SealedFileRows:
 
     def _group(self, number: int) -> pa.Table:
         if self._latest is None or self._latest[0] != number:
-            self._latest = number, self._file.read_row_group(number, columns=self._columns)
+            self._latest = number, self._file.read_row_group(number, columns=self._columns, use_threads=False)
         return self._latest[1]
 
     def _empty(self) -> dict[str, pa.ChunkedArray]:
@@ -104,7 +104,7 @@ class SealedFileRows:
     def _read_places(self, path: Path, names: Row) -> list[Row]:
         groups = range(self._file.metadata.num_row_groups)
         chunks = [
-            self._file.read_row_group(number, columns=["trial"])["trial"].combine_chunks().dictionary_encode()
+            self._file.read_row_group(number, columns=["trial"], use_threads=False)["trial"].combine_chunks().dictionary_encode()
             for number in groups
         ]
         known = digest_column(hexadecimal(names), np.ones(len(names), np.int64))
