@@ -95,12 +95,12 @@ def _plain(root: str, number: int, start: Any, done: Any) -> None:
 
 
 def _ours(root: str, number: int, start: Any, done: Any) -> None:
-    import dask
+    from concurrent.futures import ThreadPoolExecutor
 
     from staffa.campaign.model import ReduceConfig
+    from staffa.execution import reduce
     from staffa.execution.consolidate import Consolidation
     from staffa.execution.ensemble import blocks_of
-    from staffa.execution.graph import reduce_graph
     from staffa.execution.lanes import LANES
     from staffa.execution.prepare import load_plan, open_stores, plan_digest
     from staffa.storage.workspace import Workspace
@@ -111,11 +111,11 @@ def _ours(root: str, number: int, start: Any, done: Any) -> None:
     blocks = blocks_of({f"timed{number}": ReduceConfig(**REDUCER)})
     archive = Consolidation(workspace, plan, plan_digest(plan), stores, blocks)
     orders = [archive.answering(part) for part in plan.parts[number::PROCESSES]]
-    graphs = [reduce_graph(order, 1) for order in orders if order is not None]
-    graphs[0].compute(scheduler="synchronous")
+    reduce.answer(orders[0])
     start.wait()
     began = time.time()
-    dask.compute(*graphs, scheduler="threads", num_workers=LANES["archive"])
+    with ThreadPoolExecutor(LANES["archive"]) as lanes:
+        list(lanes.map(reduce.answer, orders))
     ended = time.time()
     rows = sum(archive.held[part.name] for part in plan.parts[number::PROCESSES])
     for path in workspace.reduced.glob(f"timed{number}/*/*.npz"):

@@ -104,21 +104,30 @@ class SealedFileRows:
     def _read_places(self, path: Path, names: Row) -> list[Row]:
         groups = range(self._file.metadata.num_row_groups)
         chunks = [
-            self._file.read_row_group(number, columns=["trial"], use_threads=False)["trial"].combine_chunks().dictionary_encode()
+            self._file.read_row_group(number, columns=["trial"], use_threads=False)["trial"]
+            .combine_chunks()
+            .dictionary_encode()
             for number in groups
         ]
-        known = digest_column(hexadecimal(names), np.ones(len(names), np.int64))
         texts = pa.concat_arrays([pa.array([], pa.string()), *(chunk.dictionary for chunk in chunks)])
-        found = pc.index_in(texts, value_set=known)
-        if found.null_count:
-            strange = texts.filter(found.is_null())[0].as_py()
-            raise WorkspaceError(f"'{path}' has a trial {strange}, and its part has none of that name")
         ends = np.cumsum([len(chunk.dictionary) for chunk in chunks])
-        self._distinct = np.split(found.to_numpy().astype(np.int64), ends[:-1]) if chunks else []
+        self._distinct = np.split(_places(path, texts, hexadecimal(names)), ends[:-1]) if chunks else []
         return [
             distinct[np.asarray(chunk.indices.to_numpy())]
             for chunk, distinct in zip(chunks, self._distinct, strict=True)
         ]
+
+
+def _places(path: Path, texts: pa.Array, names: Row) -> Row:
+    """Where names stand among these."""
+    known = digest_column(names, np.ones(len(names), np.int64))
+    if texts.equals(known):  # all of a part, in turn: as nearly all files have them
+        return np.arange(len(names))
+    found = pc.index_in(texts, value_set=known)
+    if found.null_count:
+        strange = texts.filter(found.is_null())[0].as_py()
+        raise WorkspaceError(f"'{path}' has a trial {strange}, and its part has none of that name")
+    return np.asarray(found.to_numpy(), np.int64)
 
 
 def rebuilt(rows: Rows, trials: int, arrays: Sequence[ArrayLayout], layout: GroupLayout) -> dict[str, Row]:
