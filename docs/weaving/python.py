@@ -59,11 +59,11 @@ def held() -> str:
 def protocols() -> str:
     """What one writes: experiments, encodings, trackers, targets, reducers."""
     from staffa.execution.trackers import Tracker
-    from staffa.experiment.ensembles import Reducer
+    from staffa.experiment.ensembles import Applier, Outputs, Reducer
     from staffa.samplers.density import Density
     from staffa.samplers.target import Continuous, Discrete
 
-    found = (staffa.Experiment, staffa.Encoding, Tracker, Reducer, Discrete, Continuous, Density)
+    found = (staffa.Experiment, staffa.Encoding, Tracker, Reducer, Applier, Outputs, Discrete, Continuous, Density)
     return "\n\n".join(entry(one.__name__, one, level=2) for one in found)
 
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import os
 import statistics
 import subprocess
 import sys
@@ -31,6 +32,7 @@ import yaml
 
 HERE = Path(__file__).parent
 PROCESSES = 2
+BLAS = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 REDUCER = {"use": "covariance", "of": "power"}
 MODEL = """
 import jax
@@ -93,12 +95,12 @@ def _plain(root: str, number: int, start: Any, done: Any) -> None:
 
 
 def _ours(root: str, number: int, start: Any, done: Any) -> None:
-    import dask
+    from concurrent.futures import ThreadPoolExecutor
 
     from staffa.campaign.model import ReduceConfig
+    from staffa.execution import reduce
     from staffa.execution.consolidate import Consolidation
     from staffa.execution.ensemble import blocks_of
-    from staffa.execution.graph import reduce_graph
     from staffa.execution.lanes import LANES
     from staffa.execution.prepare import load_plan, open_stores, plan_digest
     from staffa.storage.workspace import Workspace
@@ -109,11 +111,11 @@ def _ours(root: str, number: int, start: Any, done: Any) -> None:
     blocks = blocks_of({f"timed{number}": ReduceConfig(**REDUCER)})
     archive = Consolidation(workspace, plan, plan_digest(plan), stores, blocks)
     orders = [archive.answering(part) for part in plan.parts[number::PROCESSES]]
-    graphs = [reduce_graph(order, 1) for order in orders if order is not None]
-    graphs[0].compute(scheduler="synchronous")
+    reduce.answer(orders[0])
     start.wait()
     began = time.time()
-    dask.compute(*graphs, scheduler="threads", num_workers=LANES["archive"])
+    with ThreadPoolExecutor(LANES["archive"]) as lanes:
+        list(lanes.map(reduce.answer, orders))
     ended = time.time()
     rows = sum(archive.held[part.name] for part in plan.parts[number::PROCESSES])
     for path in workspace.reduced.glob(f"timed{number}/*/*.npz"):
@@ -123,6 +125,7 @@ def _ours(root: str, number: int, start: Any, done: Any) -> None:
 
 def together(target: Any, root: Path) -> tuple[float, int, int]:
     """Seconds from the first to begin to the last to end; rows and bytes."""
+    os.environ |= BLAS  # as Staffa's own workers have it
     context = multiprocessing.get_context("spawn")
     start, done = context.Barrier(PROCESSES), context.Queue()
     workers = [context.Process(target=target, args=(str(root), n, start, done)) for n in range(PROCESSES)]

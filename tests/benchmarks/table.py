@@ -126,6 +126,17 @@ def cooling(rounds: int, trials: int) -> list[tuple[str, str, str]]:
     return [("consolidation / plain pyarrow write", f"{plain / ours:.2f} ({ours:.2f} s / {plain:.2f} s)", "0.7")]
 
 
+def ensembles() -> list[tuple[str, str, str]]:
+    """A reducer that comes late, over a sealed archive, against a plain read of its column."""
+    found = script("ensemble.py")
+    own, limit = found["megabytes_per_second"]["ours"], found["megabytes_per_second"]["plain"]
+    told = f"{found['ratio']:.2f} ({own:.0f} / {limit:.0f} MB/s)"
+    return [
+        ("late reducer over an archive / plain pyarrow read of its column", told, "0.5"),
+        (f"… whole command, {found['rows']:,} trials", f"{found['command']:.1f} s", ""),
+    ]
+
+
 def slurm() -> list[tuple[str, str, str]]:
     """From `staffa run` to the first sample on an idle SLURM, against a plain array; empty without SLURM."""
     found = script("startup.py")
@@ -242,6 +253,7 @@ def main() -> None:
     (ROOT / "runs").mkdir(exist_ok=True)
     rows, details = throughput(given.rounds, given.trials)
     rows += cooling(min(given.rounds, 3), given.trials)
+    rows += ensembles()
     rows += planning()
     rows += looking()
     rows += managing()

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from staffa import rows
+from staffa.campaign.plan import Part
 from staffa.execution import ensemble
 from staffa.execution.bench import Order, bench_errors, bench_of
 from staffa.experiment.ensembles import Arrays, Reducer
@@ -131,7 +132,7 @@ def answer(order: SealOrder) -> dict[str, Any]:
     found = _reducers(order)
     archived = _archived(order, found)
     for file in order.files:
-        answers = [ensemble.mapped(block, found) for block in archived.blocks(file, range(order.first, order.last))]
+        answers = [ensemble.mapped(block, found) for block in archived.blocks(file)]
         _answer(order, file, answers)
     return {"part": order.part, "answered": list(order.files)}
 
@@ -155,7 +156,7 @@ def _applied(order: SealOrder, name: str, digest: str, file: str) -> Iterator[pa
     told = next(one for one in order.reducers if one.name == name)
     whole = ensemble.whole_of(bench_of(order.order(order.first)).workspace, told, digest)
     found = {name: _reducers(order)[name]}
-    for block in _archived(order, found).blocks(file, range(order.first, order.last)):
+    for block in _archived(order, found).blocks(file):
         yield ensemble.applied(name, found[name], whole, block)
 
 
@@ -164,7 +165,8 @@ def _archived(order: SealOrder, found: Mapping[str, Reducer]) -> rows.Archived:
     bench = bench_of(order.order(order.first))
     store = bench.store(order.group)
     outputs = ensemble.wanted(found.values(), store.layout)
-    return rows.Archived(bench.workspace.archive, order.part, bench.group(order.group), store, outputs)
+    part = Part(order.part, order.group, order.first, order.last)
+    return rows.Archived(bench.workspace.archive, part, bench.group(order.group), store, outputs)
 
 
 def _answer(order: SealOrder, file: str, answers: Sequence[Mapping[str, Arrays]]) -> None:

@@ -91,7 +91,8 @@ class Covariance:
         self.of, self.within = [of] if isinstance(of, str) else list(of), within
 
     def map(self, outputs: Arrays, params: Arrays) -> Arrays:
-        rows = np.concatenate([self._rows(outputs, name) for name in self.of], axis=1)
+        columns = [self._rows(outputs, name) for name in self.of]
+        rows = columns[0] if len(columns) == 1 else np.concatenate(columns, axis=1)
         mean = rows.mean(axis=0)
         apart = rows - mean
         return {"count": np.array(len(rows)), "mean": mean, "products": apart.T @ apart}

@@ -6,7 +6,7 @@ flattened and every trial is summarised. What comes out is what stands in the ar
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import reduce
 from pathlib import Path
@@ -14,15 +14,16 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from staffa.campaign.plan import Group, Plan
+from staffa.campaign.plan import Group, Part, Plan
 from staffa.experiment.diagnostics import FEWEST_DRAWS, diagnosed
-from staffa.storage.archive import SealedRows
+from staffa.storage.archive import partition_path
 from staffa.storage.books import Books
 from staffa.storage.extracts import ExtractLayout
 from staffa.storage.hot import HotStore
 from staffa.storage.layouts import ArrayLayout
+from staffa.storage.rereading import Rows, SealedFileRows, rebuilt
+from staffa.storage.roster import hexadecimal
 from staffa.storage.tables import (
     ArchiveLayout,
     Block,
@@ -33,7 +34,6 @@ from staffa.storage.tables import (
     extracted_columns,
     item_table,
     trial_table,
-    unrolled,
 )
 from staffa.trial import Outcome
 
@@ -140,12 +140,20 @@ def written(
     return Piece(batch, chosen, _block(store, group, batch, chosen, found, draws))
 
 
-def _block(store: HotStore, group: Group, batch: int, lanes: Any, outputs: dict[str, Any], draws: int | None) -> Block:
-    """Some trials of a batch with what they recorded."""
+def _block(
+    store: HotStore, group: Group, batch: int, lanes: Any, outputs: dict[str, Any], draws: int | None, names: Any = None
+) -> Block:
+    """Some trials of a batch with what they recorded.
+
+    Arguments:
+    - `names`: the trials', where they are known.
+    """
     _, columns = store.inputs(batch)
-    digests = store.digests(batch)
+    if names is None:
+        digests = store.digests(batch)
+        names = [digests[lane] for lane in lanes]
     return Block(
-        [digests[lane] for lane in lanes],
+        names,
         columns["replicate"][lanes],
         group.sampler,
         {name: values[lanes] for name, values in columns.items() if name != "replicate"},
@@ -161,35 +169,41 @@ class Archived:
     """The trials of a sealed part as they were before they became rows.
 
     Arguments:
-    - `part`: its name; supplements are read, too.
-    - `outputs`: only these.
+    - `part`: its batches, from `first` to before `last`.
+    - `outputs`: only these are read.
     """
 
-    def __init__(self, archive: Path, part: str, group: Group, store: HotStore, outputs: Collection[str]) -> None:
-        self._group, self._store, self._archive = group, store, archive
-        self._arrays = [array for array in store.layout.arrays if array.numeric and array.name in outputs]
-        tables = {array.table or "draws" for array in self._arrays}
-        self._rows = {name: SealedRows(archive, name, part, group.partition) for name in tables}
+    def __init__(self, archive: Path, part: Part, group: Group, store: HotStore, outputs: Collection[str]) -> None:
+        self._group, self._store, self._archive, self._part = group, store, archive, part
+        arrays = [array for array in store.layout.arrays if array.numeric and array.name in outputs]
+        self._tables: dict[str, list[ArrayLayout]] = {}
+        for array in arrays:
+            self._tables.setdefault(array.table or "draws", []).append(array)
 
-    def blocks(self, file: str, batches: Iterable[int]) -> Iterator[Block]:
-        """The trials of a published file, batch by batch."""
-        path = self._archive / TRIALS / f"{file}.parquet"
-        there = set(pq.read_table(path, columns=["trial"])["trial"].to_pylist())
-        for batch in batches:
-            lanes = [lane for lane, trial in enumerate(self._store.digests(batch)) if trial in there]
-            block = self.block(batch, lanes)
-            if block is not None:
-                yield block
+    def blocks(self, file: str) -> Iterator[Block]:
+        """The trials of a published file, batch by batch; no more than one batch is in memory."""
+        size, first = self._group.batch, self._part.first
+        names = self._store.names[first * size : self._part.last * size]
+        folder = partition_path(self._group.partition)
+        tables = {
+            name: SealedFileRows(self._archive / name / folder / f"{file}.parquet", (a.name for a in own), names, size)
+            for name, own in self._tables.items()
+        }
+        # Of a ragged output a trial may have no row.
+        there = tables.get("draws") or SealedFileRows(self._archive / TRIALS / f"{file}.parquet", (), names, size)
+        places = there.places
+        for batch in self._part.batches():
+            own = places[places // size == batch - first]
+            if len(own):
+                yield self._block(batch, own, {name: rows.of(batch - first, own) for name, rows in tables.items()})
 
-    def block(self, batch: int, lanes: Sequence[int]) -> Block | None:
-        """Some lanes of a batch; None for none."""
-        if not lanes:
-            return None
-        layout, digests = self._store.layout, self._store.digests(batch)
-        names = [digests[lane] for lane in lanes]
-        rows = {name: found.of(names) for name, found in self._rows.items()}
-        outputs = {a.name: unrolled(rows[a.table or "draws"], names, a, layout) for a in self._arrays}
-        return _block(self._store, self._group, batch, np.array(lanes), outputs, layout.draws)
+    def _block(self, batch: int, places: Any, found: Mapping[str, Rows]) -> Block:
+        layout, outputs = self._store.layout, dict[str, Any]()
+        for name, rows in found.items():
+            outputs |= rebuilt(rows, len(places), self._tables[name], layout)
+        lanes = places - (batch - self._part.first) * self._group.batch
+        digests = hexadecimal(self._store.names[self._part.first * self._group.batch + places])
+        return _block(self._store, self._group, batch, lanes, outputs, layout.draws, digests)
 
 
 def tables(layout: ArchiveLayout, pieces: Sequence[Piece], names: Collection[str] | None = None) -> dict[str, pa.Table]:

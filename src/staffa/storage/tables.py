@@ -120,7 +120,8 @@ class ArchiveLayout:
 class Block:
     """The trials of one batch (or some of its rows) that have data, in memory."""
 
-    digests: list[str]
+    digests: list[str] | Row
+    """Names, or (rows,) the same as bytes."""
     replicates: Row
     sampler: str
     parameters: Mapping[str, Row]
