@@ -14,6 +14,8 @@ from distributed import Client
 
 import staffa
 from staffa.errors import PluginError, StaffaError
+from staffa.execution import ensemble
+from staffa.storage.tables import Block
 
 FOLDER = Path(__file__).parents[1] / "views" / "mixed"
 OWN = """
@@ -158,8 +160,26 @@ def test_what_makes_no_sense_is_refused_at_plan(tmp_path: Path, reduce: Any, wor
 
 
 def test_answers_that_cannot_be_stored_are_refused_and_nothing_is_lost(tmp_path: Path, workers: Client) -> None:
-    file = declared(tmp_path / "mixed", {"odd": {"use": "own.py:Odd"}})
+    file = declared(tmp_path / "mixed", {"odd": {"use": "own.py:Odd"}, "spread": WANTED["spread"]})
     with pytest.raises(PluginError, match="'x' is no array of numbers or text"):
         staffa.run(file, progress=False, client=workers)
     root = next((tmp_path / "mixed" / "runs").iterdir())
-    assert staffa.attach(root).results.sealed
+    found = staffa.attach(root).results
+    assert found.sealed and found.reduced.spread["count"] > 0, "others are answered all the same"
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (KeyError("scal"), "^reduce.own: map raised KeyError: 'scal'\n.*leave it out of `reduce`"),
+        (PluginError("box: 5 is not the mocks'"), "^reduce.own: box: 5 is not the mocks'$"),
+    ],
+)
+def test_what_a_reducer_raises_has_its_name(error: Exception, words: str) -> None:
+    class Own:
+        def map(self, outputs: Any, params: Any) -> Any:
+            raise error
+
+    block = Block(["a"], np.zeros(1), "", {}, np.zeros(1), np.zeros(1), {}, {}, None)
+    with pytest.raises(PluginError, match=words):
+        ensemble.mapped(block, {"own": Own()})  # type: ignore[dict-item]

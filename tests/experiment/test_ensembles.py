@@ -42,7 +42,7 @@ def test_covariance(sizes: list[int], seed: int, within: bool) -> None:
     rows = np.concatenate([outputs["x"].astype(float), outputs["e"][..., None]], axis=-1)
     rows = rows.mean(axis=(1, 2)) if within else rows.reshape(-1, 4)
     assert found["count"] == len(rows)
-    np.testing.assert_allclose(found["mean"], rows.mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(found["mean"], rows.mean(axis=0), rtol=1e-12, atol=1e-14)
     if len(rows) > 1:
         np.testing.assert_allclose(found["covariance"], np.cov(rows.T), rtol=1e-9, atol=1e-12)
         np.testing.assert_allclose(found["correlation"], np.corrcoef(rows.T), rtol=1e-9, atol=1e-9)

@@ -10,11 +10,12 @@ consolidation, in the order of the parts: the same however often it was interrup
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import io
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ import pyarrow as pa
 
 from staffa.campaign.model import ReduceConfig
 from staffa.campaign.plan import Plan
-from staffa.errors import ConfigError, PluginError, WorkspaceError, near
+from staffa.errors import ConfigError, PluginError, StaffaError, WorkspaceError, near
 from staffa.experiment.ensembles import Arrays, Outputs, Reducer
 from staffa.experiment.registry import build
 from staffa.experiment.splitting import Split, apply_own, plain, without
@@ -146,11 +147,12 @@ def mapped(block: Block, found: Mapping[str, Reducer]) -> dict[str, Arrays]:
     Who says which outputs it wants is given those, wherever they come from.
     """
     params, numbers = _params(block), _numbers(block)
-    return {
-        name: plain(name, reducer.map(_wanted(reducer, block), params))
-        for name, reducer in found.items()
-        if _able(reducer, numbers, params)
-    }
+    answers: dict[str, Arrays] = {}
+    for name, reducer in found.items():
+        if _able(reducer, numbers, params):
+            with _naming(name, "map"):
+                answers[name] = plain(name, reducer.map(_wanted(reducer, block), params))
+    return answers
 
 
 def joined(answers: Iterable[Mapping[str, Arrays]], found: Mapping[str, Reducer]) -> dict[str, Arrays]:
@@ -158,8 +160,24 @@ def joined(answers: Iterable[Mapping[str, Arrays]], found: Mapping[str, Reducer]
     whole: dict[str, Arrays] = {}
     for answer in answers:
         for name, arrays in answer.items():
-            whole[name] = plain(name, found[name].reduce(whole[name], arrays)) if name in whole else arrays
+            with _naming(name, "reduce"):
+                whole[name] = plain(name, found[name].reduce(whole[name], arrays)) if name in whole else arrays
     return whole
+
+
+@contextlib.contextmanager
+def _naming(name: str, method: str) -> Iterator[None]:
+    """What a reducer raises, with its name. Raises `PluginError`, since trying again would not help."""
+    try:
+        yield
+    except (OSError, MemoryError):
+        raise
+    except StaffaError as error:
+        if error.message.startswith(f"reduce.{name}"):
+            raise
+        raise type(error)(f"reduce.{name}: {error.message}", error.hint) from error
+    except Exception as error:
+        raise PluginError(f"reduce.{name}: {method} raised {type(error).__name__}: {error}", without(name)) from error
 
 
 def write_part(archive: Path, blocks: Blocks, part: str, answers: Mapping[str, Arrays]) -> None:
@@ -244,20 +262,38 @@ def finish(workspace: Workspace, blocks: Blocks, parts: Sequence[str]) -> None:
 
     Arguments:
     - `parts`: names of all published files of trials, supplements included.
+
+    Raises what the first reducer raised of those that cannot say what it comes to, once all others have.
     """
     found = reducers(blocks, workspace.code)
+    first: StaffaError | None = None
     for one in blocks:
-        name = one.name
-        paths = {part: _part(workspace.archive, one, part) for part in sorted(parts)}
-        there = [part for part, path in paths.items() if path.exists()]
-        without = [part for part in paths if part not in there]
-        told = {"reducer": json.loads(one.text), "id": one.identity, "parts": there, "without": without}
-        beside = workspace.reduced / f"{name}.json"
-        if not there or (beside.exists() and json.loads(beside.read_text()) == told):
-            continue
-        whole = joined(({name: _read(paths[part])} for part in there), found)[name]
-        write_aside(beside.with_suffix(".npz"), _bytes(plain(name, found[name].finish(whole))))
-        write_aside(beside, json.dumps(told, indent=1))
+        try:
+            _finish(workspace, one, parts, found)
+        except StaffaError as error:
+            first = first or error
+    if first is not None:
+        raise first
+
+
+def _finish(workspace: Workspace, one: Told, parts: Sequence[str], found: Mapping[str, Reducer]) -> None:
+    name = one.name
+    paths = {part: _part(workspace.archive, one, part) for part in sorted(parts)}
+    there = [part for part, path in paths.items() if path.exists()]
+    told = {
+        "reducer": json.loads(one.text),
+        "id": one.identity,
+        "parts": there,
+        "without": [part for part in paths if part not in there],
+    }
+    beside = workspace.reduced / f"{name}.json"
+    if not there or (beside.exists() and json.loads(beside.read_text()) == told):
+        return
+    whole = joined(({name: _read(paths[part])} for part in there), found)[name]
+    with _naming(name, "finish"):
+        answer = plain(name, found[name].finish(whole))
+    write_aside(beside.with_suffix(".npz"), _bytes(answer))
+    write_aside(beside, json.dumps(told, indent=1))
 
 
 def _of(reducer: Reducer) -> set[str]:
@@ -306,7 +342,8 @@ def _digest(told: Told, data: bytes) -> str:
 
 def _bytes(arrays: Arrays) -> bytes:
     data = io.BytesIO()
-    np.savez(data, **arrays)  # type: ignore[arg-type]  # its stubs want keywords of another type
+    # Counts in many cells are mostly zeros.
+    np.savez_compressed(data, **arrays)  # type: ignore[arg-type]  # its stubs want keywords of another type
     return data.getvalue()
 
 
