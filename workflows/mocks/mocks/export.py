@@ -1,11 +1,13 @@
 """`staffa mocks RUN --to DIR`: recorded mocks as files of their own, for programs that know nothing of Staffa.
 
     mock_Planck18_ph3000_z0.500.hdf5
-        attributes   Lbox, z_obs, lgmp_min, n_halos, n_galaxies, cosmology, phase, redshift, trial, run
+        attributes   Lbox, z_obs, lgmp_min, n_halos, n_galaxies, cosmology, phase, redshift, trial, run,
+                     seed, code
         halos/       logm, position, velocity
         galaxies/    position, velocity, upid, …
 
-A file is there whole or not at all. One that says it is of the same trial stays as it is; any other is replaced.
+A file is there whole or not at all. One that says it is of the same trial, seed and code stays as it is; any other is
+replaced.
 """
 
 from __future__ import annotations
@@ -168,9 +170,9 @@ class _Listed:
         return self._science[option] if explored is None else explored
 
     def is_of(self, trial: str, path: Path) -> bool:
-        """Whether a file holds a trial as this campaign computed it."""
+        """Whether a file holds a trial as this campaign computed it: from its seed, with its code."""
         said = _attributes_of(path)
-        return said.get("trial") == trial and said.get("seed") == self.run["seed"]
+        return said.get("trial") == trial and all(said.get(word) == self.run[word] for word in ("seed", "code"))
 
     def mocks(self, wanted: Mapping[str, str]) -> Iterator[tuple[str, Mock]]:
         """Those that are wanted, read once, a few rows at a time."""
@@ -256,9 +258,9 @@ def _science(results: Results) -> dict[str, Any]:
 
 
 def _run_of(results: Results) -> dict[str, Any]:
-    """Which computation this is: a trial's name tells what was computed, not from which seed."""
+    """Which computation this is: a trial's name tells what was computed, not from which seed, nor with which code."""
     known = json.loads(results.workspace.provenance.read_text())
-    return {"run": str(known["run_hash"]), "seed": int(known["seeds"]["trials"])}
+    return {"run": str(known["run_hash"]), "seed": int(known["seeds"]["trials"]), "code": str(known["code"])[:16]}
 
 
 def _put(path: Path, mock: Mock, packed: Callable[[Mock], bytes]) -> int:
