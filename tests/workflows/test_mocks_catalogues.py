@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import asdf
@@ -125,6 +126,9 @@ def test_positions_may_be_three_columns_and_velocities_may_be_missing(tmp_path):
         read(path, Layout(BOX, position=["x", "y", "z"], velocity="velocty"))
     path = write(tmp_path / "log.hdf5", {**columns, "mass": np.log10(columns["mass"])})
     assert np.array_equal(read(path, Layout(BOX, logarithmic=True)).logm, np.log10(columns["mass"]))
+    path = write(tmp_path / "halos.hdf5", columns)
+    with pytest.raises(ConfigError, match=r"but no halo has more than 10\^17 Msun \(and 119 more rows\)"):
+        read(path, Layout(BOX, logarithmic=True))
 
 
 def changed(name, place, value):
@@ -140,6 +144,7 @@ WRONG = {
     "infinite": (changed("mass", 3, np.inf), "column 'mass', row 3: inf"),
     "zero": (changed("mass", slice(5, 7), 0.0), "column 'mass', row 5: 0, but"),
     "negative": (changed("mass", 119, -2e12), "column 'mass', row 119: -2e+12"),
+    "another unit": (changed("mass", 8, 2e45), "column 'mass', row 8: 2e+45, but no halo has more than 10^17 Msun"),
     "nowhere": (
         changed("position", (4, 2), np.nan),
         "column 'position', row 4: nan along z, but the box goes from 0 to 32",
@@ -297,7 +302,7 @@ def test_slabs_of_a_campaign_are_the_halos_of_the_file_with_their_galaxies(surve
         assert np.array_equal(whole[order], values[expected].astype(np.float32))
 
 
-def test_a_whole_box_has_a_power_spectrum_and_keys_make_the_difference(survey):
+def test_a_whole_box_has_a_power_spectrum_and_keys_make_the_difference(survey, monkeypatch):
     folder, _, _, _ = survey
     path = folder / "halos/ph3000/z0.500.hdf5"
     block = {"use": "survey.py:Observed", "catalogue": PLAIN, "lgmp_min": 11.0, "grid": 8}
@@ -311,6 +316,15 @@ def test_a_whole_box_has_a_power_spectrum_and_keys_make_the_difference(survey):
             tight.initialize(None, params)
         with pytest.raises(ConfigError, match="inputs: 0 files for a trial"):
             tight.initialize(None, Params(params))
+        few, rooms = build({**block, "halo_room": 200, "galaxy_room": 256}, folder), []
+        program = type(few)._populated.__globals__["populate"]
+        monkeypatch.setitem(
+            type(few)._populated.__globals__, "populate", lambda *given: rooms.append(given[-1].room) or program(*given)
+        )
+        heavy = replace(halos, logm=np.full(120, 15.5))
+        with pytest.raises(ConfigError, match=r"galaxy_room: \d\d+,\d+ galaxies, and there is room for 256"):
+            few.step(np.random.SeedSequence(1), heavy, params)
+        assert rooms == [256]
     assert len(one["halos.logm"]) == 200 and len(one["galaxies.logsm_t_obs"]) == 300 > one["n_galaxies"] > 120
     assert one["power"].shape == (4,) == np.shape(observed.coords["wavenumber"]) and (one["power"] > 0).all()
     assert one["shot_noise"] == np.float32(BOX**3 / one["n_galaxies"])
@@ -366,6 +380,10 @@ def test_what_is_exported_stays_unless_it_is_another_mock(survey, tmp_path, caps
         assert main([*words, "--json"]) == 0
         assert '"written": 0, "kept": 2' in capsys.readouterr().out
         assert (first.stat().st_ino, second.stat().st_ino) == seen
+        with h5py.File(first, "a") as file:  # of the same name, but by other code
+            file.attrs["code"] = "0" * 16
+        assert main([*words, "--json"]) == 0
+        assert '"written": 1, "kept": 1' in capsys.readouterr().out and first.read_bytes() == before
         for option, message in (
             (["--format", "fits"], "--format fits: there is no such format"),
             (["--name", "mock_{phse}"], "did you mean 'phase'"),

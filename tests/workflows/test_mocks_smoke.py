@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mocks import mass_function, subhalos
+from mocks import mass_function, statistics, subhalos
 
 import staffa
 from staffa.errors import StaffaError
@@ -96,10 +96,9 @@ def test_what_is_measured_is_of_what_is_recorded(smoke):
     masses = smoke.query('select trial, list("galaxies.logsm_t_obs") as m from galaxies group by 1').set_index("trial")[
         "m"
     ]
-    model = imported()
     for row in draws.to_dict("records"):
         assert row["shot_noise"] == pytest.approx(SMALL["box"] ** 3 / row["n_galaxies"], rel=1e-6)
-        counted = np.histogram(np.array(masses[row["trial"]], np.float64), model.STELLAR_MASSES)[0]
+        counted = np.histogram(np.array(masses[row["trial"]], np.float64), statistics.STELLAR_MASSES)[0]
         np.testing.assert_array_equal(row["counts.galaxies"], counted)
         assert sum(row["counts.halos"]) == row["n_halos"] and len(row["power"]) == 4
     arrays = next(iter(smoke.results.to_xarray().children.values()))  # of each redshift

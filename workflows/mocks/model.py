@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 from mocks import halos, rooms, statistics
 from mocks.cosmology import cosmology
 from mocks.mass_function import HIGHEST
@@ -17,10 +16,6 @@ import staffa
 
 MOST = 2**26
 """Rows for galaxies that a mock may ask for: 4 GiB of them."""
-STELLAR_MASSES = np.arange(7.0, 12.51, 0.25)
-"""Edges of the bins in which galaxies are counted, log10 Msun."""
-WIDTH = 0.25
-"""Of the bins in which halos are counted, from the least mass to 1e16 Msun."""
 OF = {"halos": "halo", "galaxies": "galaxy"}
 HISTORIES = {"galaxies.mah": ("galaxy",), "galaxies.sfh": ("galaxy",), "t_table": ()}
 """Outputs with an axis of time, and their other axes."""
@@ -98,7 +93,7 @@ class Mock(staffa.Experiment):
             histories=histories,
         )
         self.dispersion, self.grid = float(velocity_dispersion), grid
-        self.halo_masses = np.arange(lgmp_min, 16.0 + WIDTH, WIDTH)
+        self.halo_masses = statistics.halo_masses(lgmp_min)
         self.dims = {
             **{f"{table}.{name}": (OF[table], "axis") for table in self.ragged for name in ("position", "velocity")},
             **({name: (*own, "time") for name, own in HISTORIES.items()} if histories else {}),
@@ -108,8 +103,8 @@ class Mock(staffa.Experiment):
         }
         self.coords = {
             "axis": ("x", "y", "z"),
-            "halo_mass": _middles(self.halo_masses),
-            "stellar_mass": _middles(STELLAR_MASSES),
+            "halo_mass": statistics.middles(self.halo_masses),
+            "stellar_mass": statistics.middles(statistics.STELLAR_MASSES),
             "wavenumber": statistics.wavenumbers(box, grid).tolist(),
         }
 
@@ -131,7 +126,7 @@ class Mock(staffa.Experiment):
             "halos.velocity": own.velocity,
             **made,
             "counts.halos": statistics.counts(own.logm, own.count, self.halo_masses),
-            "counts.galaxies": statistics.counts(made["galaxies.logsm_t_obs"], number, STELLAR_MASSES),
+            "counts.galaxies": statistics.counts(made["galaxies.logsm_t_obs"], number, statistics.STELLAR_MASSES),
             "power": statistics.power_spectrum(made["galaxies.position"], number, box, self.grid),
             "shot_noise": jnp.where(fits, box**3 / number, jnp.nan),
         }
@@ -144,7 +139,3 @@ _cosmology = cosmology  # the option of this name hides it
 def _within(name: str, value: float, low: float, high: float, unit: str = "") -> None:
     if not low <= value <= high:
         raise ValueError(f"{name}: {value} is not within [{low:g}, {high:g}]{unit and ' '}{unit}")
-
-
-def _middles(edges: Any) -> list[float]:
-    return ((edges[1:] + edges[:-1]) / 2).round(6).tolist()

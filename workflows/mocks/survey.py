@@ -12,7 +12,6 @@ from mocks import statistics
 from mocks.catalogues import Halos, Layout, read
 from mocks.cosmology import cosmology as _cosmology
 from mocks.populate import Settings, galaxies_room, populate, recorded
-from model import STELLAR_MASSES, WIDTH
 
 import staffa
 from staffa.errors import ConfigError
@@ -67,9 +66,12 @@ class Observed(staffa.Experiment):
         self.settings = Settings(
             _cosmology(cosmology), self.box, float(lgmp_min), room=LEAST_ROOM, concentration=float(concentration)
         )
-        self.halo_masses = np.arange(lgmp_min, 16.0 + WIDTH, WIDTH)
+        self.halo_masses = statistics.halo_masses(lgmp_min)
         self.dims = {"counts.halos": ("halo_mass",), "counts.galaxies": ("stellar_mass",)}
-        self.coords = {"halo_mass": _middles(self.halo_masses), "stellar_mass": _middles(STELLAR_MASSES)}
+        self.coords = {
+            "halo_mass": statistics.middles(self.halo_masses),
+            "stellar_mass": statistics.middles(statistics.STELLAR_MASSES),
+        }
         if self.slabs == 1:
             self.dims |= {"power": ("wavenumber",)}
             self.coords |= {"wavenumber": statistics.wavenumbers(self.box, grid).tolist()}
@@ -88,18 +90,21 @@ class Observed(staffa.Experiment):
         with jax.enable_x64(True):
             outputs = self._populated(jax.random.wrap_key_data(key.generate_state(2)), state, params["redshift"])
         found = {name: np.asarray(value) for name, value in outputs.items()}
-        self._check_room("galaxies", int(found["n_galaxies"]))
         return state, {name: self._padded(name, value) for name, value in found.items()}
 
     def _populated(self, key: Any, halos: Halos, redshift: float) -> dict[str, Any]:
-        """In arrays of as many rows as the next power of two: few programs for files of all sizes."""
+        """In arrays of as many rows as the next power of two: few programs for files of all sizes.
+
+        They never have more than a trial may record: a file of far too many galaxies is refused, and fills no memory.
+        """
         count, own = len(halos), {"logm": halos.logm, "position": halos.position, "velocity": halos.velocity}
         own = {name: _grown(values, _power_of_two(count)) for name, values in own.items()}
         room, lost = _power_of_two(galaxies_room(halos.logm, self.settings.lgmp_min)), 1
         while lost:
-            settings = Settings(**{**vars(self.settings), "room": room})
+            settings = Settings(**{**vars(self.settings), "room": min(room, _power_of_two(self.rooms["galaxies"]))})
             made = populate(key, *own.values(), count, redshift, settings)
             lost, room = int(made.pop("lost")), 2 * room
+            self._check_room("galaxies", int(made["n_galaxies"]) + lost)
         measured = _measured(
             own["logm"],
             count,
@@ -134,16 +139,12 @@ def _measured(
     logm: Any, count: Any, logsm: Any, position: Any, number: Any, lgmp_min: float, box: float, grid: int
 ) -> dict[str, Any]:
     """What is measured of a mock; the power spectrum where there is a grid."""
-    edges = np.arange(lgmp_min, 16.0 + WIDTH, WIDTH)
+    edges = statistics.halo_masses(lgmp_min)
     counts = {
         "counts.halos": statistics.counts(logm, count, edges),
-        "counts.galaxies": statistics.counts(logsm, number, STELLAR_MASSES),
+        "counts.galaxies": statistics.counts(logsm, number, statistics.STELLAR_MASSES),
     }
     return {**counts, "power": statistics.power_spectrum(position, number, box, grid)} if grid else counts
-
-
-def _middles(edges: Any) -> list[float]:
-    return ((edges[1:] + edges[:-1]) / 2).round(6).tolist()
 
 
 def _power_of_two(rows: int) -> int:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mocks.mass_function import HIGHEST
 from staffa.errors import ConfigError, near
 
 Row = npt.NDArray[Any]
@@ -222,10 +223,14 @@ class _File:
         said, mass = self.layout, np.asarray(values, np.float64)
         if said.logarithmic:
             self._refuse(~np.isfinite(mass), values, said.mass, first, "the logarithm of a mass is finite")
-            return mass - (np.log10(said.hubble) if said.hubble else 0.0)
-        what = "a mass is finite and above 0" if said.particle_mass is None else "a halo has at least one particle"
-        self._refuse(~(np.isfinite(mass) & (mass > 0)), values, said.mass, first, what)
-        return np.log10(mass * (said.particle_mass or 1.0) / (said.hubble or 1.0))
+            logm = mass - (np.log10(said.hubble) if said.hubble else 0.0)
+        else:
+            what = "a mass is finite and above 0" if said.particle_mass is None else "a halo has at least one particle"
+            self._refuse(~(np.isfinite(mass) & (mass > 0)), values, said.mass, first, what)
+            logm = np.log10(mass * (said.particle_mass or 1.0) / (said.hubble or 1.0))
+        # In another unit, or a logarithm of one already: satellites without number would be made of it.
+        self._refuse(logm > HIGHEST, values, said.mass, first, f"no halo has more than 10^{HIGHEST:g} Msun")
+        return logm
 
     def _positions(self, values: Row, first: int) -> Row:
         """In the file's unit, from 0 to box: the far side of a periodic box is its near side."""

@@ -7,6 +7,21 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+STELLAR_MASSES = np.arange(7.0, 12.51, 0.25)
+"""Edges of the bins in which galaxies are counted, log10 Msun."""
+WIDTH = 0.25
+"""Of the bins in which halos are counted, dex."""
+
+
+def halo_masses(lgmp_min: float) -> np.ndarray:
+    """Edges of the bins in which halos are counted: from the least mass, log10 Msun, to 16 or the first beyond it."""
+    return np.arange(lgmp_min, 16.0 + WIDTH, WIDTH)
+
+
+def middles(edges: Any) -> list[float]:
+    """Of bins, as axes are labelled."""
+    return np.round((edges[1:] + edges[:-1]) / 2, 6).tolist()
+
 
 def counts(values: Any, number: Any, edges: Any) -> Any:
     """How many of the first `number` values (n,) are in each bin [edge, next edge): int32. Others are in none."""
