@@ -34,6 +34,7 @@ from staffa.execution.growing import mend, take_up, tell_growth
 from staffa.execution.notes import Flight
 from staffa.execution.overheard import left_behind
 from staffa.execution.pace import Pace
+from staffa.execution.patience import Patience
 from staffa.execution.pool import REDUCE, SAMPLE, Demand, Departure, Member, Pool
 from staffa.execution.prepare import plan_digest
 from staffa.execution.refilling import Listed, Refill
@@ -115,7 +116,7 @@ class Runner:
         self._unseen: list[tuple[Flight, Mapping[str, Any], float]] = []
         """Receipts whose mark does not (yet) stand on disk."""
         self._asked_to_leave = False
-        self._empty_since: float | None = None
+        self._patience = Patience(config.execution.patience, pool, f"staffa resume {workspace.root}")
         self._polled = self._controlled = 0.0
         self._standing = Standing(self.board, self.sealing.archive.held, ledger.books.words)
         self._rate = Rate()
@@ -238,7 +239,7 @@ class Runner:
             self._polled = now
             self.crew.meet(self.pool.members(), now)
             self._judge(now)
-            self._check_workers(now)
+            self._patience.check(len(self.crew.members), now)
             for event in self.pool.turn(self._demand(now)):
                 self.chronicle.note(event)
             self.stop.look(now)
@@ -514,19 +515,7 @@ class Runner:
                 f"staffa resume {self.workspace.root}",
             )
 
-    # Trouble
-
-    def _check_workers(self, now: float) -> None:
-        if self.crew.members or self.pool.expects():
-            self._empty_since = None
-            return
-        self._empty_since = self._empty_since or now
-        if now - self._empty_since > max(self.config.execution.patience, 60.0):
-            why = self.pool.trouble()
-            raise ClusterError(
-                f"no worker for {now - self._empty_since:.0f} s (execution.patience)" + (f"; {why}" if why else ""),
-                f"staffa resume {self.workspace.root}",
-            )
+    # Demand and budget
 
     def _demand(self, now: float) -> Demand:
         board, going = self.board, not self.stop.reason
