@@ -39,6 +39,7 @@ class Plain(staffa.Experiment):
         if self.fault == "output": return drawn, {{"draw": 1}}
         if params["size"] < 1: raise ValueError(f"size: {{params['size']}}, and at least 1 is needed")
         if params.get("kind") == "exit": sys.exit("enough")
+        if self.fault == "file": raise staffa.errors.ConfigError("halos.hdf5: there is no such file", "it goes to a/b")
         return drawn, {{"root": params["size"] ** 0.5}} if self.work == "root" else {{"word": "a" * params["size"]}}
 
 class Traced(staffa.Experiment):
@@ -91,6 +92,11 @@ def test_a_slip_that_hits_every_trial_is_refused_with_its_line(folder: Path) -> 
     )
     tried = [one["size"] for one in calls(folder)]
     assert len({*tried}) == 8 and max(tried) - min(tried) > 30
+
+
+def test_what_an_experiment_hints_at_is_passed_on(folder: Path) -> None:
+    error = refused(folder, [{"grid": {"size": [1]}}], options={"fault": "file"})
+    assert "ConfigError: halos.hdf5: there is no such file" in error.message and error.hint == "it goes to a/b"
 
 
 def test_no_trial_is_tried_twice(folder: Path) -> None:

@@ -24,7 +24,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from staffa.errors import ConfigError, PluginError, near
+from staffa.errors import ConfigError, PluginError, StaffaError, near
 from staffa.experiment.parameters import Parameter
 from staffa.experiment.plugins import WHOLE, load, loaded, offers, part_families
 from staffa.experiment.protocol import Experiment
@@ -241,6 +241,8 @@ def located(found: Any) -> str:
 
 
 def _mend(error: BaseException) -> str:
+    if isinstance(error, StaffaError):
+        return error.hint
     name = type(error).__name__
     shapes = name == "TypeError" and "concrete values" in str(error)
     if shapes or name in ("TracerBoolConversionError", "TracerIntegerConversionError", "ConcretizationTypeError"):
