@@ -13,9 +13,11 @@ import yaml
 from distributed import Client
 
 import staffa
+from staffa.campaign.model import ReduceConfig
 from staffa.errors import PluginError, StaffaError
 from staffa.execution import ensemble
 from staffa.storage.tables import Block
+from staffa.storage.workspace import Workspace
 
 FOLDER = Path(__file__).parents[1] / "views" / "mixed"
 OWN = """
@@ -183,3 +185,15 @@ def test_what_a_reducer_raises_has_its_name(error: Exception, words: str) -> Non
     block = Block(["a"], np.zeros(1), "", {}, np.zeros(1), np.zeros(1), {}, {}, None)
     with pytest.raises(PluginError, match=words):
         ensemble.mapped(block, {"own": Own()})  # type: ignore[dict-item]
+
+
+def test_an_answer_that_was_removed_is_made_again(tmp_path: Path) -> None:
+    workspace, blocks = Workspace(tmp_path), ensemble.blocks_of({"mean": ReduceConfig(use="covariance", of="x")})  # type: ignore[call-arg]
+    workspace.code.mkdir()
+    answer = ensemble.reducers(blocks, workspace.code)["mean"].map({"x": np.arange(4.0)}, {})
+    ensemble.write_part(workspace.archive, blocks, "part-00000", {"mean": answer})
+    ensemble.finish(workspace, blocks, ["part-00000"])
+    before = (workspace.reduced / "mean.npz").read_bytes()
+    (workspace.reduced / "mean.npz").unlink()
+    ensemble.finish(workspace, blocks, ["part-00000"])
+    assert (workspace.reduced / "mean.npz").read_bytes() == before

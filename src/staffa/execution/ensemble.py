@@ -287,7 +287,8 @@ def _finish(workspace: Workspace, one: Told, parts: Sequence[str], found: Mappin
         "without": [part for part in paths if part not in there],
     }
     beside = workspace.reduced / f"{name}.json"
-    if not there or (beside.exists() and json.loads(beside.read_text()) == told):
+    known = beside.exists() and beside.with_suffix(".npz").exists()
+    if not there or (known and json.loads(beside.read_text()) == told):
         return
     whole = joined(({name: _read(paths[part])} for part in there), found)[name]
     with _naming(name, "finish"):
