@@ -248,7 +248,8 @@ def neighbours() -> list[tuple[str, str, str]]:
 def mocks() -> list[tuple[str, str, str]]:
     """40,000 galaxy mocks of workflows/mocks with one command: planned, run, sealed, reduced, recalibrated."""
     found = script("mocks.py")
-    told = f"{found['seconds'] / 60:.1f} min; {found['halos_each']:,.0f} halos, {found['galaxies_each']:,.0f} galaxies each"
+    each = f"{found['halos_each']:,.0f} halos, {found['galaxies_each']:,.0f} galaxies each"
+    told = f"{found['seconds'] / 60:.1f} min; {each}"
     memory = (found[who]["tenths_mb"] for who in ("driver", "largest_worker"))
     courses = "; ".join(f"{own[0]:,} to {own[-1]:,} MB" for own in memory)
     return [
