@@ -26,16 +26,18 @@ SETTLED_SECONDS = 60.0
 def watched(command: list[str]) -> tuple[float, list[tuple[float, float, float]]]:
     """Run a command; its seconds, and each second's resident memory in MB: of itself, of its largest child."""
     began, rows = time.time(), []
-    process = psutil.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    while process.poll() is None:
-        try:
-            children = [_memory(child) for child in process.children(recursive=True)]
-            rows.append((time.time() - began, _memory(process), max(children, default=0.0)))
-        except psutil.NoSuchProcess:
-            break
-        time.sleep(1.0)
-    if process.wait() not in (0, 1):
-        raise SystemExit(process.stderr.read()[-3000:])
+    with tempfile.TemporaryFile("w+") as said:  # nobody reads a pipe meanwhile, and a full one would hold the run
+        process = psutil.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=said)
+        while process.poll() is None:
+            try:
+                children = [_memory(child) for child in process.children(recursive=True)]
+                rows.append((time.time() - began, _memory(process), max(children, default=0.0)))
+            except psutil.NoSuchProcess:
+                break
+            time.sleep(1.0)
+        if process.wait() not in (0, 1):
+            said.seek(0)
+            raise SystemExit(said.read()[-3000:])
     return time.time() - began, rows
 
 
