@@ -57,6 +57,10 @@ class Bad(Centred):
 
 class Nowhere(Centred):
     applies = "stars"
+
+class Mute(Centred):
+    def finish(self, whole):
+        raise ValueError("nothing to say")
 """
 WANTED = {"centred": {"use": "own.py:Centred", "by": "a"}, "lifted": {"use": "own.py:Lifted"}}
 KEYS = ["trial", "chain", "draw", "item"]
@@ -240,3 +244,10 @@ def test_bad_returns_are_refused_and_nothing_is_touched(root: Path, workers: Cli
     after = fingerprint(root / "archive")
     assert before.items() <= after.items() and all("bad" in name for name in after.keys() - before.keys())
     assert staffa.archive_verify(root)["sound"]
+
+
+def test_who_has_nothing_to_say_keeps_nobody_from_their_tables(tmp_path: Path, workers: Client) -> None:
+    file = declared(tmp_path / "stars", {"mute": {"use": "own.py:Mute"}, **WANTED})
+    with pytest.raises(PluginError, match=r"reduce.mute: finish raised ValueError: nothing to say"):
+        staffa.run(file, progress=False, client=workers)
+    compare(staffa.attach(next((tmp_path / "stars" / "runs").iterdir())).results)

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from staffa.campaign.inputs import missing_of
 from staffa.campaign.model import EveryConfig
 from staffa.campaign.plan import Part, Plan
+from staffa.errors import StaffaError
 from staffa.execution.ensemble import Blocks, applies, applying, finish, reducers, unanswered, wholes
 from staffa.execution.reduce import SealOrder
 from staffa.rows import archive_layout, tries_of
@@ -66,6 +67,7 @@ class Consolidation:
         """Part -> trials in them."""
         self.wholes: dict[str, str] = {}
         """Reducers that apply what they found -> name of the answer that stands now; known once all is put together."""
+        self._refused: StaffaError | None = None
         self._look()
 
     def grow(self, plan: Plan, digest: str) -> None:
@@ -135,13 +137,25 @@ class Consolidation:
         return len(rows["trial"])
 
     def reduced(self) -> None:
-        """Put the reducers' answers to all parts together; what others have applied is no table any more."""
-        finish(self.workspace, self.reducers, [name for names in self.sealed.values() for name in names])
+        """Put the reducers' answers to all parts together; what others have applied is no table any more.
+
+        What one of them refuses keeps nobody from the rest: `complain` raises it.
+        """
+        self._refused = None
+        try:
+            finish(self.workspace, self.reducers, [name for names in self.sealed.values() for name in names])
+        except StaffaError as error:
+            self._refused = error
         self.wholes = wholes(self.workspace, self.reducers)
         there = derived(self.workspace.archive, self.archive.tables)
         gone = there.keys() - {told.name for told in self.reducers}
         if gone:
             self.archive.replace({name: {} for name in gone}, self.wholes)
+
+    def complain(self) -> None:
+        """Raise what the first reducer refused to say of all parts, if one did."""
+        if self._refused is not None:
+            raise self._refused
 
     def applied(self, receipts: Mapping[str, Mapping[str, Any]]) -> None:
         """List what was applied to the rows of all parts, each reducer's table at once, in place of an earlier one's.

@@ -74,6 +74,7 @@ def write_ledger(merger: Merger, workspace: Workspace, reducers: Blocks) -> None
             ledger.append(event)
         archive.failed(ledger.books)
         archive.reduced()
+        archive.complain()
 
 
 def _fates(merger: Merger) -> Iterator[dict[str, Any]]:

@@ -156,6 +156,7 @@ class Runner:
             self.chronicle.insist(self._closed)
             while self.stop.reason == CONSOLIDATED and self.sealing.apply(self.board.sealing):
                 self._drain()
+            self.sealing.archive.complain()
             return self._ended("finished")
         finally:
             self._let_go()
@@ -583,6 +584,7 @@ class Runner:
             return self._ended(self.stop.reason)
         if self.config.archive.every != "off":
             self.chronicle.insist(self._closed)
+            self.sealing.archive.complain()
         self.chronicle.close()
         swept(self.workspace)
         return self._ended("finished")
