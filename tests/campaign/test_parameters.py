@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +39,8 @@ def declared(parameters: Any, *space: Any, **sections: Any) -> Declaration:
 def planned(
     declaration: Declaration, offer: Any = anything, earlier: Earlier | None = None, static: tuple[str, ...] = ()
 ) -> tuple[Plan, Rows]:
-    def describe(group: Group, first: Mapping[str, Any]) -> Schema:
-        assert first.keys() == {*group.static, *group.traced}
+    def describe(group: Group, trials: Iterable[Mapping[str, Any]]) -> Schema:
+        assert next(iter(trials)).keys() == {*group.static, *group.traced}
         return Schema((X,), {}, 16, None)
 
     def vectorize(block: Mapping[str, Any], names: Collection[str]) -> tuple[str, tuple[str, ...]]:

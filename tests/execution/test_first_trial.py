@@ -211,4 +211,4 @@ def test_a_search_whose_middle_is_bad_is_made(folder: Path, workers: Any) -> Non
 
 def test_what_cannot_be_traced_is_refused_by_its_value(folder: Path) -> None:
     error = refused(folder, [{"grid": {"size": [1, 2, 3]}}], use="Traced")
-    assert error.message == "model.py:25: in step: ValueError: two will not do (with size=2)"
+    assert error.message == "model.py:26: in step: ValueError: two will not do (with size=2)"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -19,8 +18,9 @@ from staffa.trial import Scalar
 
 Params = Mapping[str, Scalar]
 
-GOLDEN = (math.sqrt(5) - 1) / 2
-"""Its multiples, without their whole parts, spread over the unit interval however many there are, and fit no grid."""
+GOLDEN = 0.618033988749895
+"""The golden section. Its multiples, without their whole parts, spread over the unit interval however many there are,
+and fit no grid."""
 DRAWN = 64
 """Points of a search to choose from."""
 
