@@ -59,7 +59,7 @@ class SealedFileRows:
         self._file = pq.ParquetFile(path, read_dictionary=["trial"])
         self._columns = [*(axis for axis in AXES if axis in self._file.schema_arrow.names), *columns]
         self._batch = batch
-        self._places = self._read_places(path, names)
+        self._places = self._read_in_turn(path, names) or self._read_places(path, names)
         """Of each row group the places of its rows' trials among the part's."""
         self._latest: tuple[int, pa.Table] | None = None
         """The row group that was read last: it may have rows of the batch that comes next, too."""
@@ -94,12 +94,39 @@ class SealedFileRows:
 
     def _group(self, number: int) -> pa.Table:
         if self._latest is None or self._latest[0] != number:
-            self._latest = number, self._file.read_row_group(number, columns=self._columns, use_threads=False)
+            same = self._same(number)
+            columns = [name for name in self._columns if name not in same]
+            read = self._file.read_row_group(number, columns=columns, use_threads=False)
+            rows = self._file.metadata.row_group(number).num_rows
+            found = {name: pa.repeat(same[name], rows) if name in same else read[name] for name in self._columns}
+            self._latest = number, pa.table(found)
         return self._latest[1]
+
+    def _same(self, number: int) -> dict[str, pa.Scalar]:
+        """Axes of which a row group has but one value, as its footer says: nothing has to be read of them."""
+        group, found = self._file.metadata.row_group(number), {}
+        for place in range(group.num_columns):
+            column = group.column(place)
+            name, told = column.path_in_schema, column.statistics
+            if name in AXES and told is not None and told.has_min_max and told.min == told.max and not told.null_count:
+                found[name] = pa.scalar(told.min, self._file.schema_arrow.field(name).type)
+        return found
 
     def _empty(self) -> dict[str, pa.ChunkedArray]:
         schema = self._file.schema_arrow
         return {name: pa.chunked_array([], schema.field(name).type) for name in self._columns}
+
+    def _read_in_turn(self, path: Path, names: Row) -> list[Row]:
+        """Places of a file with one row of each trial of the part, in turn; none of any other file."""
+        if self._file.metadata.num_rows != len(names):
+            return []
+        texts = pq.ParquetFile(path).read(columns=["trial"], use_threads=False)["trial"].combine_chunks()
+        if not texts.equals(digest_column(hexadecimal(names), np.ones(len(names), np.int64))):
+            return []
+        groups = range(self._file.metadata.num_row_groups)
+        ends = np.cumsum([self._file.metadata.row_group(number).num_rows for number in groups])
+        self._distinct = np.split(np.arange(len(names)), ends[:-1]) if len(ends) else []
+        return self._distinct
 
     def _read_places(self, path: Path, names: Row) -> list[Row]:
         groups = range(self._file.metadata.num_row_groups)
