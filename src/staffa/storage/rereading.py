@@ -59,7 +59,8 @@ class SealedFileRows:
         self._file = pq.ParquetFile(path, read_dictionary=["trial"])
         self._columns = [*(axis for axis in AXES if axis in self._file.schema_arrow.names), *columns]
         self._batch = batch
-        self._places = self._read_in_turn(path, names) or self._read_places(path, names)
+        known = digest_column(hexadecimal(names), np.ones(len(names), np.int64))
+        self._places = self._read_in_turn(path, known) or self._read_places(path, known)
         """Of each row group the places of its rows' trials among the part's."""
         self._latest: tuple[int, pa.Table] | None = None
         """The row group that was read last: it may have rows of the batch that comes next, too."""
@@ -116,19 +117,19 @@ class SealedFileRows:
         schema = self._file.schema_arrow
         return {name: pa.chunked_array([], schema.field(name).type) for name in self._columns}
 
-    def _read_in_turn(self, path: Path, names: Row) -> list[Row]:
+    def _read_in_turn(self, path: Path, known: pa.Array) -> list[Row]:
         """Places of a file with one row of each trial of the part, in turn; none of any other file."""
-        if self._file.metadata.num_rows != len(names):
+        if self._file.metadata.num_rows != len(known):
             return []
         texts = pq.ParquetFile(path).read(columns=["trial"], use_threads=False)["trial"].combine_chunks()
-        if not texts.equals(digest_column(hexadecimal(names), np.ones(len(names), np.int64))):
+        if not texts.equals(known):
             return []
         groups = range(self._file.metadata.num_row_groups)
         ends = np.cumsum([self._file.metadata.row_group(number).num_rows for number in groups])
-        self._distinct = np.split(np.arange(len(names)), ends[:-1]) if len(ends) else []
+        self._distinct = np.split(np.arange(len(known)), ends[:-1]) if len(ends) else []
         return self._distinct
 
-    def _read_places(self, path: Path, names: Row) -> list[Row]:
+    def _read_places(self, path: Path, known: pa.Array) -> list[Row]:
         groups = range(self._file.metadata.num_row_groups)
         chunks = [
             self._file.read_row_group(number, columns=["trial"], use_threads=False)["trial"]
@@ -138,18 +139,17 @@ class SealedFileRows:
         ]
         texts = pa.concat_arrays([pa.array([], pa.string()), *(chunk.dictionary for chunk in chunks)])
         ends = np.cumsum([len(chunk.dictionary) for chunk in chunks])
-        self._distinct = np.split(_places(path, texts, hexadecimal(names)), ends[:-1]) if chunks else []
+        self._distinct = np.split(_places(path, texts, known), ends[:-1]) if chunks else []
         return [
             distinct[np.asarray(chunk.indices.to_numpy())]
             for chunk, distinct in zip(chunks, self._distinct, strict=True)
         ]
 
 
-def _places(path: Path, texts: pa.Array, names: Row) -> Row:
+def _places(path: Path, texts: pa.Array, known: pa.Array) -> Row:
     """Where names stand among these."""
-    known = digest_column(names, np.ones(len(names), np.int64))
     if texts.equals(known):  # all of a part, in turn: as nearly all files have them
-        return np.arange(len(names))
+        return np.arange(len(known))
     found = pc.index_in(texts, value_set=known)
     if found.null_count:
         strange = texts.filter(found.is_null())[0].as_py()
