@@ -7,7 +7,6 @@ import os
 import shutil
 import threading
 import time
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import pytest
 
 import staffa
 from here import one_worker
+from search.plain import Enough, stop_after
 from staffa import api
 from staffa.api import serving
 from staffa.errors import ConfigError, WorkspaceError
@@ -57,22 +57,6 @@ archive: {partition_by: [experiment.kind], every: off}
 execution: {batch: 4, retries: {limit: 0}}
 cluster: {dashboard: false}
 """
-
-
-class Enough(Exception):
-    pass
-
-
-def stop_after(batches: int) -> Any:
-    """A listener that has the driver fall over once so many batches are settled."""
-    seen = Counter[str]()
-
-    def listen(event: Any) -> None:
-        seen[event["event"]] += 1
-        if event["event"] == "batch_settled" and seen["batch_settled"] == batches:
-            raise Enough
-
-    return listen
 
 
 def written(folder: Path, *changes: str, **options: Any) -> staffa.Campaign:

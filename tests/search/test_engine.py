@@ -21,6 +21,8 @@ import pytest
 
 import staffa
 from here import one_worker
+from search import plain
+from search.plain import Enough, stop_after
 from staffa import api
 from staffa.errors import ConfigError, StaffaError
 from staffa.execution import refilling
@@ -31,26 +33,11 @@ from staffa.storage.ledger import fold, history
 from staffa.storage.workspace import Workspace
 from staffa.trial import Outcome
 
-MODEL = """
-import math
+MODEL = (
+    plain.MODEL
+    + """
 import jax
 import jax.numpy as jnp
-import staffa
-
-class Plain(staffa.Experiment):
-    vectorize = "off"
-
-    def __init__(self, kind: str = "a"):
-        self.kind = kind
-
-    def initialize(self, key, params):
-        return None
-
-    def step(self, key, state, params):
-        if params["x"] > 1.8:
-            raise ValueError("too large")
-        loss = (params["x"] - 0.3) ** 2 + (math.log(params["y"]) - 1) ** 2 + (0.5 if self.kind == "b" else 0.0)
-        return state, {"loss": loss, "cost": float(params["n"])}
 
 class Bowl(staffa.Experiment):
     def initialize(self, key, params):
@@ -59,18 +46,8 @@ class Bowl(staffa.Experiment):
     def step(self, key, state, params):
         return state, {"loss": (params["x"] - 0.3) ** 2 + 0.001 * jax.random.normal(key)}
 """
-PLAIN = """
-campaign: {name: plain}
-experiment: {use: "model.py:Plain"}
-search:
-  space: {x: [-1.0, 2.0], y: [0.1, 10.0, log], n: [1, 8, int], experiment.kind: {choice: [a, b]}}
-  objectives: {loss: {target: 0.0, limit: 4.0}, cost: {of: "cost / 2", target: 0, limit: 4, group: 1}}
-  trials: 90
-  strategy: {use: random}
-archive: {partition_by: [experiment.kind], every: off}
-execution: {batch: 4, retries: {limit: 0}}
-cluster: {dashboard: false}
-"""
+)
+PLAIN = plain.campaign(90)
 PARAMETERS = ("x", "y", "n", "experiment.kind")
 
 
@@ -79,22 +56,6 @@ def written(folder: Path, text: str) -> Path:
     path = folder / "campaign.yaml"
     path.write_text(text)
     return path
-
-
-class Enough(Exception):
-    pass
-
-
-def stop_after(batches: int) -> Any:
-    """A listener that has the driver fall over once so many batches are settled."""
-    seen = Counter[str]()
-
-    def listen(event: Any) -> None:
-        seen[event["event"]] += 1
-        if event["event"] == "batch_settled" and seen["batch_settled"] == batches:
-            raise Enough
-
-    return listen
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ import pytest
 
 import staffa
 from here import one_worker
+from search.plain import MODEL, Enough, campaign
 from staffa import api
 from staffa.api.searching import Search, search
 from staffa.campaign.config import load
@@ -32,46 +33,12 @@ from staffa.storage.workspace import Workspace
 from staffa.views.searched.judged import Judged
 from staffa.views.searched.record import Record
 
-MODEL = """
-import math
-import staffa
-
-class Plain(staffa.Experiment):
-    vectorize = "off"
-
-    def __init__(self, kind: str = "a"):
-        self.kind = kind
-
-    def initialize(self, key, params):
-        return None
-
-    def step(self, key, state, params):
-        if params["x"] > 1.8:
-            raise ValueError("too large")
-        loss = (params["x"] - 0.3) ** 2 + (math.log(params["y"]) - 1) ** 2 + (0.5 if self.kind == "b" else 0.0)
-        return state, {"loss": loss, "cost": float(params["n"])}
-"""
-CAMPAIGN = """
-campaign: {name: plain}
-experiment: {use: "model.py:Plain"}
-search:
-  space: {x: [-1.0, 2.0], y: [0.1, 10.0, log], n: [1, 8, int], experiment.kind: {choice: [a, b]}}
-  objectives: {loss: {target: 0.0, limit: 4.0}, cost: {of: "cost / 2", target: 0, limit: 4, group: 1}}
-  trials: 64
-  strategy: {use: random}
-archive: {partition_by: [experiment.kind], every: off}
-execution: {batch: 4, retries: {limit: 0}}
-cluster: {dashboard: false}
-"""
+CAMPAIGN = campaign(64)
 LISTED = """
 campaign: {name: listed}
 experiment: {use: "model.py:Plain"}
 space: [{grid: {x: [0.0, 1.0], y: [1.0], n: [1]}}]
 """
-
-
-class Enough(Exception):
-    pass
 
 
 class Watching:

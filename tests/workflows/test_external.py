@@ -44,7 +44,6 @@ class Served:
         return Client.of(self.root).status()["trials"]["recorded"]
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="sh and curl")
 def test_what_workers_tell_comes_to_stand_in_the_archive(tmp_path):
     """Two workers in sh, of which one is ended; the server is killed and comes back; one in Python does the rest."""
     workflow, root = tmp_path / "external", tmp_path / "runs" / "v1.0_external"
